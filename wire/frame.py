@@ -1,0 +1,103 @@
+"""Frames: `u32be(1 + len(body)) || u8 type || body`, read without allocating for what a peer merely announces."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from wire.errors import MalformedFrameError
+
+HEADER_BYTES = 5
+CHALLENGE_BODY = 33
+EVIDENCE_BODY_MAX = 24 * 1024 - HEADER_BYTES
+OPEN_BODY = 1120 + 4096 + 16
+RECORD_CONTENT_MAX = 1 << 20
+RECORD_TRAILER = 5
+RECORD_TAG = 16
+RECORD_BODY_MIN = RECORD_TRAILER + RECORD_TAG
+RECORD_BODY_MAX = RECORD_CONTENT_MAX + RECORD_TRAILER + RECORD_TAG
+
+
+class FrameType(IntEnum):
+    """Types 1-4 are the sealed session's (protocol.md); 16 and above are the feed's (`wire.feed`)."""
+
+    CHALLENGE = 1
+    EVIDENCE = 2
+    OPEN = 3
+    RECORD = 4
+
+
+# Smallest and largest body per type. Before `open` has opened nothing longer than its exact size is read.
+SESSION_BODIES: dict[int, tuple[int, int]] = {
+    FrameType.CHALLENGE: (CHALLENGE_BODY, CHALLENGE_BODY),
+    FrameType.EVIDENCE: (2 + 1216 + 1, EVIDENCE_BODY_MAX),
+    FrameType.OPEN: (OPEN_BODY, OPEN_BODY),
+    FrameType.RECORD: (RECORD_BODY_MIN, RECORD_BODY_MAX),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameHeader:
+    """A frame header that was judged: `body` is the length in bytes of what follows it."""
+
+    type: int
+    body: int
+
+
+def encode(type_: int, body: bytes) -> bytes:
+    """The whole frame. Raises ValueError where the body cannot be framed."""
+    if not 0 < type_ < 256 or len(body) >= 1 << 32 - 1:
+        raise ValueError("frame type must fit a byte and the body 32 bits")
+    return (1 + len(body)).to_bytes(4, "big") + bytes((type_,)) + body
+
+
+def parse_header(header: bytes | bytearray | memoryview, expected: int, bodies: dict[int, tuple[int, int]] = SESSION_BODIES) -> FrameHeader:
+    """Judge the five header bytes of a frame that must be of type `expected`, before anything of its body is read.
+
+    Raises: MalformedFrameError for another type, or a length outside the type's bounds.
+    """
+    if len(header) != HEADER_BYTES:
+        raise ValueError("a frame header has five bytes")
+    body = int.from_bytes(header[:4], "big") - 1
+    least, most = bodies[expected]
+    if header[4] != expected or not least <= body <= most:
+        raise MalformedFrameError("a frame of another type or length than may stand here")
+    return FrameHeader(type=expected, body=body)
+
+
+class FrameReader:
+    """Collect one frame after another from slices of a stream; the caller says which type comes next.
+
+    Holds at most one frame of the expected type's largest size plus the slice just fed. Not for the hot path:
+    records are read into place by the session's own buffers.
+    """
+
+    def __init__(self, bodies: dict[int, tuple[int, int]] = SESSION_BODIES) -> None:
+        self._bodies = bodies
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Add bytes as they came."""
+        self._buffer += data
+
+    def next(self, *expected: int) -> bytes | None:
+        """The next whole frame (header included) if it has arrived. Raises: MalformedFrameError as soon as its header is wrong."""
+        if len(self._buffer) < HEADER_BYTES:
+            return None
+        if self._buffer[4] not in expected:
+            raise MalformedFrameError("a frame of another type than may stand here")
+        header = parse_header(self._buffer[:HEADER_BYTES], self._buffer[4], self._bodies)
+        if len(self._buffer) < HEADER_BYTES + header.body:
+            return None
+        frame = bytes(self._buffer[: HEADER_BYTES + header.body])
+        del self._buffer[: HEADER_BYTES + header.body]
+        return frame
+
+    @property
+    def pending(self) -> int:
+        """Bytes held that belong to no complete frame taken yet."""
+        return len(self._buffer)
+
+    def take_rest(self) -> bytes:
+        """Everything not yet taken; the reader is empty afterwards (a session switches to its record buffers here)."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
