@@ -94,7 +94,9 @@ def encode_get_manifest() -> bytes:
 
 def encode_get_range(request: GetRange) -> bytes:
     """The whole request frame. Raises ValueError for a range that `decode_get_range` would refuse."""
-    if len(request.sha256) != DIGEST_BYTES or not (0 <= request.offset and 0 < request.length and request.offset + request.length <= RANGE_MAX):
+    if len(request.sha256) != DIGEST_BYTES or not (
+        request.offset >= 0 and request.length > 0 and request.offset + request.length <= RANGE_MAX
+    ):
         raise ValueError("a range has a 32-byte digest, an offset and a positive length below 2**40")
     return encode(FeedType.GET_RANGE, request.sha256 + struct.pack(">QQ", request.offset, request.length))
 
@@ -147,7 +149,7 @@ def decode_credentials(body: bytes) -> AwsCredentials:
         raise MalformedFeedError("credentials have other fields than these four")
     for name, kind in _FIELDS.items():
         field = value[name]
-        if type(field) is not kind or (kind is str and not (field.isascii() and field.isprintable() and field)):
+        if type(field) is not kind or (isinstance(field, str) and not (field.isascii() and field.isprintable() and field)):
             raise MalformedFeedError("a field of the credentials has the wrong type")
     if not 0 < value["expires"] < 1 << 40:
         raise MalformedFeedError("the credentials' expiry is no Unix time")
