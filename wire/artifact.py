@@ -10,6 +10,7 @@ is the only way from a header to something that opens frames.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 import hmac
+from itertools import pairwise
 import struct
 from typing import Final
 
@@ -114,7 +115,7 @@ def _read_context(block: bytes) -> tuple[tuple[str, str], ...]:
         raise MalformedArtifactError("the encryption context is empty but present, or has too many entries")
     entries = tuple((reader.text(), reader.text()) for _ in range(count))
     names = [name.encode() for name, _ in entries]
-    if reader.at != len(block) or any(later <= earlier for earlier, later in zip(names, names[1:], strict=False)):
+    if reader.at != len(block) or any(later <= earlier for earlier, later in pairwise(names)):
         raise MalformedArtifactError("the encryption context is not sorted, repeats a name or has bytes behind it")
     return entries
 
@@ -221,7 +222,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         content = self._body - FINAL_OVERHEAD
-        if not 0 <= content or self.artifact_length > LENGTH_MAX or content % self._stride > self.frame_length or self.count >= FINAL_MARK:
+        if content < 0 or self.artifact_length > LENGTH_MAX or content % self._stride > self.frame_length or self.count >= FINAL_MARK:
             raise MalformedArtifactError("no whole number of frames has this length")
 
     @property
