@@ -1,0 +1,1 @@
+"""What is measured: the appliance inside the enclave, from boot to the sealed answer."""
