@@ -102,7 +102,5 @@ def render(endpoint: Endpoint) -> str:
             return f"unix:{path}"
         case UnixConnect(path, port):
             return f"unix-connect:{path}:{port}"
-        case Tcp(host, port, None):
-            return f"tcp:{_address(host, port)}"
-        case Tcp(host, port, (proxy_host, proxy_port)):
-            return f"tcp:{_address(host, port)}?proxy={_address(proxy_host, proxy_port)}"
+        case Tcp(host, port, proxy):
+            return f"tcp:{_address(host, port)}" + (f"?proxy={_address(*proxy)}" if proxy else "")

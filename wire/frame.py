@@ -101,3 +101,56 @@ class FrameReader:
         rest = bytes(self._buffer)
         self._buffer.clear()
         return rest
+
+
+class FrameBuffer:
+    """The hot path's frames: the socket reads into `space()`, `next` gives the frame in place, without a copy.
+
+    Before the session is open `space()` never offers more than the expected frame still lacks, so nothing longer than its
+    exact size is read. Memory: 64 KiB, and the largest frame once a judged header announced one.
+    """
+
+    START = 64 * 1024
+
+    def __init__(self, bodies: dict[int, tuple[int, int]] = SESSION_BODIES) -> None:
+        self._bodies = bodies
+        self._data = bytearray(self.START)
+        self._start = 0
+        self._end = 0
+
+    def space(self, expected: int, *, exact: bool) -> memoryview:
+        """Where the next bytes of the stream go; `exact` offers only what the frame of type `expected` still lacks."""
+        held = self._end - self._start
+        need = HEADER_BYTES
+        if held >= HEADER_BYTES:
+            need += parse_header(self._data[self._start : self._start + HEADER_BYTES], expected, self._bodies).body
+        if self._start and (self._start == self._end or self._start + need > len(self._data)):
+            self._data[:held] = self._data[self._start : self._end]
+            self._start, self._end = 0, held
+        if need > len(self._data):
+            grown = bytearray(HEADER_BYTES + self._bodies[expected][1])
+            grown[:held] = self._data[:held]
+            self._data = grown
+        last = self._start + need if exact else len(self._data)
+        return memoryview(self._data)[self._end : last]
+
+    def filled(self, count: int) -> None:
+        """`count` bytes were read into the last `space()`."""
+        self._end += count
+
+    def next(self, expected: int) -> memoryview | None:
+        """The next whole frame, valid until the next call of `space`. Raises: MalformedFrameError at its header."""
+        held = self._end - self._start
+        if held < HEADER_BYTES:
+            return None
+        size = HEADER_BYTES + parse_header(self._data[self._start : self._start + HEADER_BYTES], expected, self._bodies).body
+        if held < size:
+            return None
+        frame = memoryview(self._data)[self._start : self._start + size]
+        self._start += size
+        return frame
+
+    @property
+    def pending(self) -> int:
+        """Bytes held that belong to no frame taken yet: not zero at the end of a stream means that it was cut."""
+        return self._end - self._start

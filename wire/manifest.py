@@ -123,4 +123,7 @@ def open_envelope(data: bytes) -> SignedManifest:
         value = cbor.decode(envelope.payload)
     except cbor.MalformedCborError as error:
         raise MalformedManifestError(str(error)) from None
-    return SignedManifest(owner_key=envelope.kid, payload=envelope.payload, manifest=parse(value))
+    manifest = parse(value)
+    if isinstance(manifest.callers, Issuers) and envelope.kid in manifest.callers.keys:
+        raise MalformedManifestError("callers.issuers holds the owner key, which signs nothing but manifests and lists")
+    return SignedManifest(owner_key=envelope.kid, payload=envelope.payload, manifest=manifest)

@@ -1,0 +1,248 @@
+"""The caller's side of one sealed session, as a value machine: frames in, frames and events out, no I/O, no clock.
+
+START -(challenge)-> CHALLENGED -(evidence)-> OFFERED -(attestation result)-> OPENING -(accept)-> OPEN -> OVER.
+Nothing is sealed before an `AttestationResult` made from this session's own evidence and nonce is handed in: the session
+key is taken from inside that object, and this module alone imports `wire.seal` on the caller's side.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+import hashlib
+import secrets
+
+from attestation.appraise import AttestationResult
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from wire import handshake, seal
+from wire import record as records
+from wire.errors import Code, WireError
+from wire.evidence import NONCE_BYTES
+from wire.frame import HEADER_BYTES, FrameType, encode
+from wire.message import Control, Message, MessageReader, Refused
+
+STRAY_ANSWERS_MAX = 1024
+_SECONDS, _REQUEST_BYTES, _OPEN_MESSAGES = 1, 2, 3
+_CLOSE_CODE = 1
+
+
+class SessionViolation(WireError):
+    """The peer broke the protocol, or bytes between were changed: the session is over."""
+
+
+class SessionRefused(Exception):
+    """The enclave closed the session with `code` instead of accepting it, or ended it."""
+
+    def __init__(self, code: Code | None) -> None:
+        super().__init__("session refused" if code is None else code.name.lower().replace("_", "-"))
+        self.code = code
+
+
+class State(Enum):
+    """Where the session stands."""
+
+    START = auto()
+    CHALLENGED = auto()
+    OFFERED = auto()
+    OPENING = auto()
+    OPEN = auto()
+    OVER = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerIdentity:
+    """A credential and the private key that it names."""
+
+    credential: bytes
+    key: Ed25519PrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What the enclave granted: seconds from the challenge on, largest request in bytes, open messages at once."""
+
+    seconds: int
+    request_bytes: int
+    open_messages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The enclave's last record: nothing more comes."""
+
+    code: Code | None
+
+
+Event = Message | Refused | Ended
+
+
+class CallerSession:
+    """One session; the caller of its methods does all I/O and keeps all time."""
+
+    def __init__(self, *, answer_bytes: int, allocate: Callable[[int], memoryview] | None = None) -> None:
+        self.state = State.START
+        self._answer_bytes = answer_bytes
+        self._allocate = allocate
+        self._nonce = b""
+        self._challenge = b""
+        self._evidence = b""
+        self._secret = b""
+        self._sealer: records.RecordSealer | None = None
+        self._reader: MessageReader | None = None
+        self._last = 0
+        self._stray = 0
+        self._open: set[int] = set()
+        self._forgotten: set[int] = set()
+
+    def _expect(self, *states: State) -> None:
+        if self.state not in states:
+            raise RuntimeError(f"the session is {self.state.name}")
+
+    def _over(self) -> SessionViolation:
+        self.drop()
+        return SessionViolation("the session is over")
+
+    def drop(self) -> None:
+        """Forget every key; the session is over."""
+        self.state = State.OVER
+        self._sealer = self._reader = None
+        self._secret = b""
+
+    @property
+    def nonce(self) -> bytes:
+        """This session's nonce, to appraise its evidence with."""
+        return self._nonce
+
+    def challenge(self) -> bytes:
+        """The challenge frame, with a fresh nonce."""
+        self._expect(State.START)
+        self._nonce = secrets.token_bytes(NONCE_BYTES)
+        self._challenge = handshake.encode_challenge(self._nonce)
+        self.state = State.CHALLENGED
+        return self._challenge
+
+    def evidence(self, frame: bytes | memoryview) -> bytes:
+        """Take the evidence frame; its body, to be verified and appraised. Nothing of it is believed here."""
+        self._expect(State.CHALLENGED)
+        self._evidence = bytes(frame)
+        self.state = State.OFFERED
+        return self._evidence[HEADER_BYTES:]
+
+    def open(self, result: AttestationResult, identity: CallerIdentity | None) -> bytes:
+        """The sealed opening to the attested key.
+
+        Raises: ValueError for a result of other evidence or another nonce; SealError where the attested key is none.
+        """
+        self._expect(State.OFFERED)
+        if result.nonce != self._nonce or result.evidence_digest != hashlib.sha384(self._evidence[HEADER_BYTES:]).digest():
+            raise ValueError("this attestation result was not made from this session's evidence and nonce")
+        th1 = handshake.transcript1(self._challenge, self._evidence)
+        self._secret = secrets.token_bytes(handshake.SECRET_BYTES)
+        credential, signature = b"", bytes(handshake.SIGNATURE_BYTES)
+        if identity is not None:
+            credential = identity.credential
+            signature = identity.key.sign(handshake.to_be_signed(th1, self._secret, credential))
+        opening = handshake.Opening(secret=self._secret, signature=signature, credential=credential)
+        sealed = seal.seal(result.pk, handshake.encode_opening(opening), handshake.hpke_info(th1))
+        frame = encode(FrameType.OPEN, sealed)
+        keys = handshake.session_keys(self._secret, handshake.transcript2(th1, frame))
+        self._secret = b""
+        opener, limit = records.RecordOpener(keys.s2c), self._answer_bytes
+        self._sealer = records.RecordSealer(keys.c2s)
+        self._reader = (
+            MessageReader(opener, limit=limit) if self._allocate is None else MessageReader(opener, limit=limit, allocate=self._allocate)
+        )
+        self.state = State.OPENING
+        return frame
+
+    def _read(self, frame: bytes | memoryview) -> Message | Refused | Control | None:
+        if self._reader is None:
+            raise self._over()
+        return self._reader.read(frame)
+
+    def accept(self, frame: bytes | memoryview) -> Accepted:
+        """Take the enclave's record 0. Raises: SessionRefused for a close, SessionViolation."""
+        self._expect(State.OPENING)
+        try:
+            control = self._read(frame)
+            if not isinstance(control, Control) or control.message != 0:
+                raise self._over()
+            fields = records.parse_control(control.content)
+        except WireError:
+            raise self._over() from None
+        if control.kind is records.Kind.CLOSE:
+            self.drop()
+            raise SessionRefused(_code(fields))
+        granted = tuple(fields.get(key, 0) for key in (_SECONDS, _REQUEST_BYTES, _OPEN_MESSAGES))
+        if control.kind is not records.Kind.ACCEPT or min(granted) < 1:
+            raise self._over()
+        self.state = State.OPEN
+        return Accepted(seconds=granted[0], request_bytes=granted[1], open_messages=granted[2])
+
+    @property
+    def open_messages(self) -> int:
+        """Messages whose answer is still to come, cancelled ones included."""
+        return len(self._open) + len(self._forgotten)
+
+    def request(self, pieces: Sequence[records.Octets]) -> tuple[int, Iterator[bytearray]]:
+        """A message's id and frames, sealed as they are taken; take all of them before the next request's."""
+        self._expect(State.OPEN)
+        if self._sealer is None or self._last >= records.ID_MAX:
+            raise RuntimeError("the session's message ids are used up")
+        self._last += 1
+        self._open.add(self._last)
+        return self._last, self._sealer.message(self._last, pieces)
+
+    def cancel(self, message: int) -> bytes | None:
+        """The cancel record for an open message, whose answer is dropped when it comes; None if it is not open."""
+        if self.state is not State.OPEN or self._sealer is None or message not in self._open:
+            return None
+        self._open.discard(message)
+        self._forgotten.add(message)
+        return bytes(self._sealer.control(records.Kind.CANCEL, message, {}))
+
+    def close(self) -> bytes | None:
+        """The close record: no more requests; answers to open messages still come."""
+        if self.state is not State.OPEN or self._sealer is None:
+            return None
+        return bytes(self._sealer.control(records.Kind.CLOSE, 0, {_CLOSE_CODE: Code.OK}))
+
+    def record(self, frame: bytes | memoryview) -> Event | None:
+        """Take one record: an answer, the session's end, or nothing yet. Raises: SessionViolation."""
+        self._expect(State.OPEN)
+        try:
+            event = self._read(frame)
+            match event:
+                case None:
+                    return None
+                case Control():
+                    return self._ended(event)
+                case Message() | Refused():
+                    return self._answered(event)
+        except WireError:
+            raise self._over() from None
+
+    def _ended(self, control: Control) -> Ended:
+        if control.kind is not records.Kind.CLOSE or control.message != 0:
+            raise records.RecordError("a record of this kind is not the enclave's")
+        fields = records.parse_control(control.content)
+        self.drop()
+        return Ended(code=_code(fields))
+
+    def _answered(self, answer: Message | Refused) -> Message | Refused | None:
+        if answer.id in self._open:
+            self._open.discard(answer.id)
+            return answer
+        if answer.id in self._forgotten:
+            self._forgotten.discard(answer.id)
+            return None
+        self._stray += 1
+        if self._stray > STRAY_ANSWERS_MAX:
+            raise records.RecordError("too many answers to messages that are not open")
+        return None
+
+
+def _code(fields: dict[int, int]) -> Code | None:
+    try:
+        return Code(fields.get(_CLOSE_CODE, -1))
+    except ValueError:
+        return None

@@ -1,0 +1,244 @@
+"""The enclave's side of one sealed session, as a value machine: frames in, frames and events out, no I/O, no clock.
+
+START -(challenge)-> ATTESTING -(document)-> OFFERED -(open)-> OPEN -(close)-> OVER; any error is final.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from wire import credential as credentials
+from wire import evidence, handshake
+from wire import record as records
+from wire.errors import Code, WireError
+from wire.frame import EVIDENCE_BODY_MAX, HEADER_BYTES, FrameType, encode
+from wire.manifest_values import Anyone, Issuers, Limits, Quota
+from wire.message import Control, Message, MessageReader, Refused
+from wire.seal import SessionKeyPair
+
+STRAY_CANCELS_MAX = 1024
+ACCEPT_SECONDS, ACCEPT_REQUEST_BYTES, ACCEPT_OPEN_MESSAGES = 1, 2, 3
+CLOSE_CODE = 1
+
+
+class SessionViolation(WireError):
+    """The peer broke the protocol, or bytes between were changed: the session is over, nothing more is said."""
+
+
+class State(Enum):
+    """Where the session stands."""
+
+    START = auto()
+    ATTESTING = auto()
+    OFFERED = auto()
+    OPEN = auto()
+    OVER = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What one deployment offers to every caller alike; `config_raw` is bound by each session's evidence."""
+
+    config_raw: bytes
+    deployment: str
+    owner_key: bytes
+    callers: Issuers | Anyone
+    limits: Limits
+    request_bytes: int
+    quota: Quota | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who opened the session; `models` None means every model (callers "anyone")."""
+
+    subject: str | None
+    models: frozenset[str] | None
+    quota: Quota | None
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The outcome of an opening: the frame to send, and the caller unless it was refused with `code`."""
+
+    frame: bytes = field(repr=False)
+    caller: Caller | None = None
+    code: Code = Code.OK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """The caller no longer wants the answer to this open message."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The caller sends no more messages; open ones are still answered."""
+
+
+Event = Message | Refused | Cancelled | Closing
+
+
+class EnclaveSession:
+    """One session; the caller of its methods does all I/O and keeps all time."""
+
+    def __init__(self, terms: Terms, *, allocate: Callable[[int], memoryview] | None = None) -> None:
+        self.state = State.START
+        self._terms = terms
+        self._allocate = allocate
+        self._pair: SessionKeyPair | None = None
+        self._challenge = b""
+        self._th1 = b""
+        self._sealer: records.RecordSealer | None = None
+        self._reader: MessageReader | None = None
+        self._last = 0
+        self._stray = 0
+        self.open_ids: set[int] = set()
+
+    def _expect(self, state: State) -> None:
+        if self.state is not state:
+            raise RuntimeError(f"the session is {self.state.name}, not {state.name}")
+
+    def _over(self) -> SessionViolation:
+        self.drop()
+        return SessionViolation("the session is over")
+
+    def drop(self) -> None:
+        """Forget every key; the session is over."""
+        self.state = State.OVER
+        self._sealer = self._reader = None
+        if self._pair is not None:
+            self._pair.drop()
+
+    def challenge(self, frame: bytes | memoryview) -> tuple[bytes, bytes]:
+        """Take the challenge; (nonce, user_data) for the NSM's document. Raises: SessionViolation."""
+        self._expect(State.START)
+        self._challenge = bytes(frame)
+        try:
+            nonce = handshake.parse_challenge(self._challenge[HEADER_BYTES:])
+        except WireError:
+            raise self._over() from None
+        self._pair = SessionKeyPair()
+        self.state = State.ATTESTING
+        return nonce, evidence.user_data(self._terms.config_raw, self._pair.public)
+
+    def offer(self, document: bytes) -> bytes:
+        """The evidence frame around this session's document. Raises ValueError for a document that does not fit."""
+        self._expect(State.ATTESTING)
+        if self._pair is None or len(document) > EVIDENCE_BODY_MAX:
+            raise ValueError("no key pair, or a document larger than a frame")
+        frame = encode(FrameType.EVIDENCE, evidence.encode_evidence_body(self._terms.config_raw, self._pair.public, document))
+        self._th1 = handshake.transcript1(self._challenge, frame)
+        self.state = State.OFFERED
+        return frame
+
+    def open(self, frame: bytes | memoryview, *, now: float) -> Opened:
+        """Open the sealed opening once; accept, or close with a code. `now`: trusted Unix time.
+
+        Raises: SessionViolation where nothing opens: there is no key then to say so under.
+        """
+        self._expect(State.OFFERED)
+        pair, self._pair = self._pair, None
+        raw = bytes(frame)
+        try:
+            if pair is None:
+                raise self._over()
+            plaintext = pair.open(raw[HEADER_BYTES:], handshake.hpke_info(self._th1))
+            opening = handshake.parse_opening(plaintext)
+        except WireError:
+            raise self._over() from None
+        keys = handshake.session_keys(opening.secret, handshake.transcript2(self._th1, raw))
+        sealer = records.RecordSealer(keys.s2c)
+        try:
+            caller = self._admit(opening, now)
+        except credentials.CredentialError as error:
+            self.state = State.OVER
+            return Opened(frame=bytes(sealer.control(records.Kind.CLOSE, 0, {CLOSE_CODE: error.code})), code=error.code)
+        opener, limit = records.RecordOpener(keys.c2s), self._terms.request_bytes
+        self._reader = (
+            MessageReader(opener, limit=limit) if self._allocate is None else MessageReader(opener, limit=limit, allocate=self._allocate)
+        )
+        self._sealer = sealer
+        self.state = State.OPEN
+        fields = {
+            ACCEPT_SECONDS: caller.seconds,
+            ACCEPT_REQUEST_BYTES: limit,
+            ACCEPT_OPEN_MESSAGES: self._terms.limits.open_messages,
+        }
+        return Opened(frame=bytes(sealer.control(records.Kind.ACCEPT, 0, fields)), caller=caller)
+
+    def _admit(self, opening: handshake.Opening, now: float) -> Caller:
+        terms = self._terms
+        if isinstance(terms.callers, Anyone):
+            return Caller(subject=None, models=None, quota=terms.quota, seconds=terms.limits.session_seconds)
+        credential = credentials.accept(opening.credential, terms.callers, deployment=terms.deployment, owner_key=terms.owner_key, now=now)
+        credentials.accept_signature(credential, opening.signature, th1=self._th1, secret=opening.secret, data=opening.credential)
+        quota = credential.quota
+        if terms.quota is not None:
+            quota = Quota(requests=min(quota.requests, terms.quota.requests), bytes=min(quota.bytes, terms.quota.bytes))
+        seconds = min(terms.limits.session_seconds, max(1, int(credential.expires + credentials.SKEW_SECONDS - now)))
+        return Caller(subject=credential.subject, models=frozenset(credential.models), quota=quota, seconds=seconds)
+
+    @property
+    def mid_message(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return self._reader is not None and self._reader.partial is not None
+
+    def record(self, frame: bytes | memoryview) -> Event | None:
+        """Take one record. Raises: SessionViolation."""
+        self._expect(State.OPEN)
+        reader = self._reader
+        try:
+            if reader is None:
+                raise self._over()
+            fresh = reader.partial is None
+            event = reader.read(frame)
+            if fresh and reader.partial is not None:
+                self._begin(reader.partial)
+            match event:
+                case None:
+                    return None
+                case Control():
+                    return self._control(event)
+                case Message() | Refused():
+                    if fresh:
+                        self._begin(event.id)
+                    self.open_ids.add(event.id)
+                    return event
+        except WireError:
+            raise self._over() from None
+
+    def _begin(self, message: int) -> None:
+        if message <= self._last:
+            raise records.RecordError("message ids rise strictly")
+        self._last = message
+
+    def _control(self, control: Control) -> Event | None:
+        records.parse_control(control.content)
+        if control.kind is records.Kind.CLOSE and control.message == 0:
+            return Closing()
+        if control.kind is not records.Kind.CANCEL:
+            raise records.RecordError("a record of this kind is not the caller's")
+        if control.message in self.open_ids:
+            return Cancelled(id=control.message)
+        self._stray += 1
+        if self._stray > STRAY_CANCELS_MAX:
+            raise records.RecordError("too many cancels of messages that are not open")
+        return None
+
+    def answer(self, message: int, pieces: Sequence[records.Octets]) -> Iterator[bytearray]:
+        """The frames of one answer, sealed as they are taken; one answer per id, not interleaved with another's."""
+        self._expect(State.OPEN)
+        if self._sealer is None or message not in self.open_ids:
+            raise RuntimeError("this message is not open")
+        self.open_ids.discard(message)
+        return self._sealer.message(message, pieces)
+
+    def close(self, code: Code) -> bytes | None:
+        """The close record, after which nothing follows; None before the session was open."""
+        sealer = self._sealer
+        self.drop()
+        return None if sealer is None else bytes(sealer.control(records.Kind.CLOSE, 0, {CLOSE_CODE: code}))
