@@ -1,0 +1,57 @@
+# For developing. Using is the `cloister` command; everything pretend is `python -P -m simulator`.
+#   make venv          .venv with the `cloister` command, from hash-pinned locks
+#   make test          the test suite; needs Python >= 3.11 and pip, nothing else
+#   make test-pythons  the same on every Python from 3.11 to 3.13 found here
+#   make check         ruff, mypy, import contracts, allowed modules, documents
+#   make lanes         what needs Debian packages
+#   make demo          the whole appliance on this machine, simulated
+#   make locks         write requirements/*.lock anew
+.POSIX:
+.SUFFIXES:
+
+PYTHON = python3
+VENV = .venv
+BIN = $(VENV)/bin
+LOCKS = requirements/dev.lock requirements/build.lock
+PYTEST = $(BIN)/python -P -m pytest
+TEST_ARGUMENTS =
+CHECKED_TESTS = tests/contracts tests/docs
+
+.PHONY: venv test test-pythons check lanes demo locks clean
+
+venv: $(VENV)/installed
+
+$(VENV)/installed: $(LOCKS) pyproject.toml requirements/venv.sh
+	sh requirements/venv.sh "$(PYTHON)" "$(VENV)" $(LOCKS)
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . >$(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
+	touch $@
+
+# An environment of the enclave's lock alone, to see what its modules import.
+.venv-enclave/installed: requirements/enclave.lock requirements/venv.sh
+	sh requirements/venv.sh "$(PYTHON)" .venv-enclave requirements/enclave.lock
+	touch $@
+
+test: $(VENV)/installed
+	$(PYTEST) tests $(CHECKED_TESTS:%=--ignore=%) $(TEST_ARGUMENTS)
+
+test-pythons:
+	sh tests/pythons.sh
+
+check: $(VENV)/installed .venv-enclave/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(PYTEST) $(CHECKED_TESTS) $(TEST_ARGUMENTS)
+
+lanes:
+	@echo "lanes: none yet"
+
+demo: $(VENV)/installed
+	@$(BIN)/python -P -m simulator demo
+
+locks: $(VENV)/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh requirements/compile.sh
+
+clean:
+	rm -rf $(VENV) .venv-enclave .venv-3.* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
