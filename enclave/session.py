@@ -135,8 +135,10 @@ class EnclaveSession:
         self.state = State.OFFERED
         return frame
 
-    def open(self, frame: bytes | memoryview, *, now: float) -> Opened:
-        """Open the sealed opening once; accept, or close with a code. `now`: trusted Unix time.
+    def open(self, frame: bytes | memoryview, *, now: float, refuse: Code | None = None) -> Opened:
+        """Open the sealed opening once; accept, or close with a code (`refuse`, for whoever opens, if given).
+
+        `now`: trusted Unix time.
 
         Raises: SessionViolation where nothing opens: there is no key then to say so under.
         """
@@ -153,6 +155,8 @@ class EnclaveSession:
         keys = handshake.session_keys(opening.secret, handshake.transcript2(self._th1, raw))
         sealer = records.RecordSealer(keys.s2c)
         try:
+            if refuse is not None:
+                raise credentials.CredentialError(refuse)
             caller = self._admit(opening, now)
         except credentials.CredentialError as error:
             self.state = State.OVER

@@ -92,6 +92,11 @@ def encode_get_manifest() -> bytes:
     return encode(FeedType.GET_MANIFEST, b"")
 
 
+def encode_get_credentials() -> bytes:
+    """The whole request frame."""
+    return encode(FeedType.GET_CREDENTIALS, b"")
+
+
 def encode_get_range(request: GetRange) -> bytes:
     """The whole request frame. Raises ValueError for a range that `decode_get_range` would refuse."""
     if len(request.sha256) != DIGEST_BYTES or not (
