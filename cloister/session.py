@@ -11,8 +11,9 @@ from enum import Enum, auto
 import hashlib
 import secrets
 
-from attestation.appraise import AttestationResult
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from attestation.appraise import AttestationResult
 from wire import handshake, seal
 from wire import record as records
 from wire.errors import Code, WireError
@@ -133,7 +134,7 @@ class CallerSession:
         Raises: ValueError for a result of other evidence or another nonce; SealError where the attested key is none.
         """
         self._expect(State.OFFERED)
-        if result.nonce != self._nonce or result.evidence_digest != hashlib.sha384(self._evidence[HEADER_BYTES:]).digest():
+        if result.nonce != self._nonce or result.evidence_digest != hashlib.sha256(self._evidence[HEADER_BYTES:]).digest():
             raise ValueError("this attestation result was not made from this session's evidence and nonce")
         th1 = handshake.transcript1(self._challenge, self._evidence)
         self._secret = secrets.token_bytes(handshake.SECRET_BYTES)
