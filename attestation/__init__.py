@@ -6,7 +6,8 @@ whether what it says is acceptable. Time, roots and reference values are argumen
 
 from datetime import datetime
 
-from attestation.appraise import AttestationResult, appraise
+from attestation import appraise, verify
+from attestation.appraise import AttestationResult
 from attestation.chain import AWS_ROOTS, Root
 from attestation.checks import Check
 from attestation.errors import (
@@ -18,7 +19,7 @@ from attestation.errors import (
     UntrustedEvidenceError,
 )
 from attestation.values import Measurement, ReferenceValues
-from attestation.verify import Claims, verify, verify_archive
+from attestation.verify import Claims
 from wire.evidence import MalformedEvidenceBodyError, parse_evidence_body
 
 __all__ = [
@@ -55,5 +56,5 @@ def evaluate(
         evidence = parse_evidence_body(evidence_body)
     except MalformedEvidenceBodyError as error:
         raise MalformedEvidenceError(Check.EVIDENCE_BODY, str(error)) from None
-    claims = verify(evidence.document, now=now, roots=roots)
-    return appraise(claims, evidence, nonce=nonce, reference_values=reference_values, now=now)
+    claims = verify.verify(evidence.document, now=now, roots=roots)
+    return appraise.appraise(claims, evidence, nonce=nonce, reference_values=reference_values, now=now)

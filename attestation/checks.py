@@ -1,7 +1,7 @@
 """The numbered checks of docs/verification.md: every refusal names the one that refused, by a number that never changes.
 
 1xx encoding, 2xx COSE, 3xx payload, 4xx certificates and chain, 5xx time, 6xx appraisal, 7xx the evidence body,
-8xx reference values and withdrawals.
+8xx reference values and withdrawals, 9xx Enclave Image Files.
 """
 
 from enum import IntEnum
@@ -99,6 +99,25 @@ class Check(IntEnum):
     WITHDRAWALS_SIGNATURE = 806
     WITHDRAWALS_SEQUENCE = 807
 
+    EIF_TRUNCATED = 901
+    EIF_MAGIC = 902
+    EIF_VERSION = 903
+    EIF_HEADER_FLAGS = 904
+    EIF_SECTION_COUNT = 905
+    EIF_SECTION_PLACE = 906
+    EIF_SECTION_SIZE = 907
+    EIF_SECTION_TYPE = 908
+    EIF_SECTION_FLAGS = 909
+    EIF_SECTIONS = 910
+    EIF_ORDER = 911
+    EIF_TRAILING_BYTES = 912
+    EIF_CRC = 913
+    EIF_SIGNATURE_FORM = 914
+    EIF_SIGNATURE_REGISTER = 915
+    EIF_SIGNATURE_VALUE = 916
+    EIF_SIGNATURE = 917
+    EIF_SECTION_LIMIT = 918
+
     @property
     def reason(self) -> str:
         """The name for machines, stable like the number: `cbor-trailing-bytes`."""
@@ -187,4 +206,22 @@ TEXT: dict[Check, str] = {
     Check.WITHDRAWALS: "the list of withdrawn measurements parses",
     Check.WITHDRAWALS_SIGNATURE: "the list of withdrawn measurements is signed by the owner key",
     Check.WITHDRAWALS_SEQUENCE: "the list of withdrawn measurements is not older than the one held",
+    Check.EIF_TRUNCATED: "the image is not cut short",
+    Check.EIF_MAGIC: "the image begins with .eif",
+    Check.EIF_VERSION: "the image is of format version 4",
+    Check.EIF_HEADER_FLAGS: "no header flag but aarch64, and unused header fields are zero",
+    Check.EIF_SECTION_COUNT: "there are 1 to 32 sections, and unused places in the header are zero",
+    Check.EIF_SECTION_PLACE: "each section starts where the one before it ends",
+    Check.EIF_SECTION_SIZE: "a section's own size is the one in the image's header",
+    Check.EIF_SECTION_TYPE: "every section is a kernel, cmdline, ramdisk, signature or metadata",
+    Check.EIF_SECTION_FLAGS: "no section has a flag",
+    Check.EIF_SECTIONS: "one kernel, one cmdline, one ramdisk or more, at most one signature and one metadata",
+    Check.EIF_ORDER: "kernel, cmdline and ramdisks stand in this order",
+    Check.EIF_TRAILING_BYTES: "nothing follows the last section",
+    Check.EIF_CRC: "the CRC-32 is that of header and sections",
+    Check.EIF_SIGNATURE_FORM: "the signature section is AWS's structure: one certificate, one COSE_Sign1 fitting its key",
+    Check.EIF_SIGNATURE_REGISTER: "the signature is over register 0",
+    Check.EIF_SIGNATURE_VALUE: "the signature is over this image's PCR0",
+    Check.EIF_SIGNATURE: "the certificate's key made the signature",
+    Check.EIF_SECTION_LIMIT: "cmdline, signature and metadata have at most 1 MiB each",
 }

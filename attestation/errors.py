@@ -34,6 +34,10 @@ class MalformedReferenceValuesError(_SingleError):
     """Reference values or a list of withdrawals that cannot be used: checks 8xx."""
 
 
+class MalformedImageError(_SingleError):
+    """The bytes are no Enclave Image File that Nitro would measure as its sections say: checks 9xx."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mismatch:
     """One appraisal check that failed: what the reference values want and what the evidence has, as short texts."""
