@@ -1,0 +1,1 @@
+"""The `cloister` command: one module per noun, each loaded only when its noun is typed."""
