@@ -121,7 +121,8 @@ def check_ca(certificate: Certificate, below: int, where: str) -> None:
 def check_leaf(certificate: Certificate, where: str) -> None:
     """Apply the rules for the leaf (409, 410). Raises: UntrustedEvidenceError."""
     constraints = certificate.basic_constraints
-    if constraints is not None and (constraints.value.ca or constraints.value.path_length is not None):
+    # A pathLen without CA is no basicConstraints (RFC 5280, 4.2.1.9): refused when parsed, 402.
+    if constraints is not None and constraints.value.ca:
         raise UntrustedEvidenceError(Check.LEAF_BASIC_CONSTRAINTS, where)
     usage = certificate.key_usage
     if usage is None or not usage.digital_signature or usage.key_cert_sign:

@@ -168,7 +168,7 @@ TEXT: dict[Check, str] = {
     Check.CA_BASIC_CONSTRAINTS: "every CA has a critical basicConstraints with CA",
     Check.CA_PATH_LENGTH: "no CA has more CAs below it than its pathLen allows",
     Check.CA_KEY_USAGE: "every CA has keyUsage with keyCertSign",
-    Check.LEAF_BASIC_CONSTRAINTS: "the leaf is no CA and has no pathLen",
+    Check.LEAF_BASIC_CONSTRAINTS: "the leaf is no CA",
     Check.LEAF_KEY_USAGE: "the leaf has keyUsage with digitalSignature and without keyCertSign",
     Check.CHAIN_NAMES: "every certificate's issuer is its predecessor's subject, byte for byte",
     Check.CHAIN_SIGNATURES: "every certificate is signed by its predecessor",

@@ -41,7 +41,7 @@ _CBOR_CHECKS: dict[CborRule, Check] = {
     CborRule.TEXT: Check.CBOR_TEXT,
     CborRule.BREAK: Check.CBOR_BREAK,
 }
-_KNOWN = frozenset(
+KNOWN = frozenset(
     ("module_id", "digest", "timestamp", "pcrs", "certificate", "cabundle", "public_key", "user_data", "nonce", "nitrotpm_pcrs")
 )
 
@@ -161,7 +161,7 @@ def parse(data: bytes) -> AttestationDocument:
         public_key=_optional(fields, "public_key", Check.PUBLIC_KEY),
         user_data=_optional(fields, "user_data", Check.USER_DATA),
         nonce=_optional(fields, "nonce", Check.NONCE_FIELD),
-        unknown_keys=tuple(sorted(str(key) for key in fields if key not in _KNOWN)),
+        unknown_keys=tuple(sorted(str(key) for key in fields if key not in KNOWN)),
         payload=payload,
         signature=signature,
     )
