@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from enclave import tls
 from enclave.cms import CmsError, open_envelope
 from enclave.dial import Dial, DialError
-from enclave.errors import EnclaveError
+from enclave.errors import BootError
 from enclave.nsm import Nsm, NsmError
 from wire.errors import BootFailure
 from wire.evidence import KMS_USER_DATA
@@ -69,12 +69,8 @@ _CODES: dict[str, BootFailure] = {
 }
 
 
-class KmsFailure(EnclaveError):
-    """No data key: `boot_failure` says why, and by its row whether another attempt, with fresh evidence, makes sense."""
-
-    def __init__(self, boot_failure: BootFailure) -> None:
-        super().__init__(boot_failure.name)
-        self.boot_failure = boot_failure
+class KmsFailure(BootError):
+    """No data key; the row of `boot_failure` says whether another attempt, with fresh evidence, makes sense."""
 
 
 def failure_of(code: str, status: int) -> BootFailure:
