@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import hashlib
 import hmac
 
-from enclave.errors import EnclaveError
+from enclave.errors import BootError
 from wire import artifact
 from wire.errors import BootFailure
 from wire.manifest import Part
@@ -17,12 +17,8 @@ Fetch = Callable[[int, int], Iterable[bytes | bytearray | memoryview]]
 """(offset, length) -> buffers that hold exactly these bytes of the sealed part, in order; each valid until the next one is asked for."""
 
 
-class ArtifactError(EnclaveError):
-    """A sealed part is refused; boot stops with this code."""
-
-    def __init__(self, boot_failure: BootFailure) -> None:
-        super().__init__(boot_failure.name)
-        self.boot_failure = boot_failure
+class ArtifactError(BootError):
+    """A sealed part is refused."""
 
 
 def _whole(chunks: Iterable[bytes | bytearray | memoryview], length: int) -> bytes:

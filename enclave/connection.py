@@ -206,7 +206,7 @@ class Connection(asyncio.BufferedProtocol):
         if caller is None:
             raise SessionViolation("no caller")
         if self._ending is not None:
-            self._answered(message.id, error_answer(self._ending if self._ending is not Code.OK else Code.SESSION_EXPIRED))
+            self._answered(message.id, error_answer(self._ending or Code.SESSION_EXPIRED))
         elif len(self._tasks) >= self._desk.terms.limits.open_messages:
             self._answered(message.id, error_answer(Code.BUSY))
         else:
