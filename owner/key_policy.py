@@ -40,6 +40,12 @@ ADMINISTRATION = (
 # What turns a Decrypt that is denied into one that is allowed: another encryption context, another key, a copy.
 ESCAPES = ("kms:CreateGrant", "kms:ReEncryptFrom", "kms:ReplicateKey")
 
+# What AWS gives a key created without a policy (KMS Developer Guide, "Default key policy"): root delegation. The hole itself.
+DEFAULT_POLICY = (
+    '{{"Version":"2012-10-17","Id":"key-default-1","Statement":[{{"Sid":"Enable IAM User Permissions","Effect":"Allow",'
+    '"Principal":{{"AWS":"arn:aws:iam::{account}:root"}},"Action":"kms:*","Resource":"*"}}]}}'
+)
+
 Json = dict[str, object]
 
 
