@@ -15,6 +15,8 @@ RECORD_TAG = 16
 RECORD_BODY_MIN = RECORD_TRAILER + RECORD_TAG
 RECORD_BODY_MAX = RECORD_CONTENT_MAX + RECORD_TRAILER + RECORD_TAG
 
+Octets = bytes | bytearray | memoryview
+
 
 class FrameType(IntEnum):
     """Types 1-4 are the sealed session's (protocol.md); 16 and above are the feed's (`wire.feed`)."""
@@ -44,23 +46,35 @@ class FrameHeader:
 
 def encode(type_: int, body: bytes) -> bytes:
     """The whole frame. Raises ValueError where the body cannot be framed."""
-    if not 0 < type_ < 256 or len(body) >= 1 << 32 - 1:
+    if not 0 < type_ < 256 or len(body) >= (1 << 32) - 1:
         raise ValueError("frame type must fit a byte and the body 32 bits")
     return (1 + len(body)).to_bytes(4, "big") + bytes((type_,)) + body
 
 
-def parse_header(header: bytes | bytearray | memoryview, expected: int, bodies: dict[int, tuple[int, int]] = SESSION_BODIES) -> FrameHeader:
+def _judge(header: Octets, expected: int, bodies: dict[int, tuple[int, int]]) -> int:
+    """The body's length, if the five bytes may stand here."""
+    body = int.from_bytes(header[:4], "big") - 1
+    least, most = bodies[expected]
+    if header[4] != expected or not least <= body <= most:
+        raise MalformedFrameError("a frame of another type or length than may stand here")
+    return body
+
+
+def parse_header(header: Octets, expected: int, bodies: dict[int, tuple[int, int]] = SESSION_BODIES) -> FrameHeader:
     """Judge the five header bytes of a frame that must be of type `expected`, before anything of its body is read.
 
     Raises: MalformedFrameError for another type, or a length outside the type's bounds.
     """
     if len(header) != HEADER_BYTES:
         raise ValueError("a frame header has five bytes")
-    body = int.from_bytes(header[:4], "big") - 1
-    least, most = bodies[expected]
-    if header[4] != expected or not least <= body <= most:
-        raise MalformedFrameError("a frame of another type or length than may stand here")
-    return FrameHeader(type=expected, body=body)
+    return FrameHeader(type=expected, body=_judge(header, expected, bodies))
+
+
+def decode(frame: Octets, expected: int, bodies: dict[int, tuple[int, int]] = SESSION_BODIES) -> bytes:
+    """The body of one whole frame. Raises: MalformedFrameError, also where its header tells another length than it has."""
+    if len(frame) < HEADER_BYTES or len(frame) != HEADER_BYTES + _judge(frame, expected, bodies):
+        raise MalformedFrameError("not one whole frame")
+    return bytes(frame[HEADER_BYTES:])
 
 
 class FrameReader:
@@ -74,7 +88,7 @@ class FrameReader:
         self._bodies = bodies
         self._buffer = bytearray()
 
-    def feed(self, data: bytes | bytearray | memoryview) -> None:
+    def feed(self, data: Octets) -> None:
         """Add bytes as they came."""
         self._buffer += data
 
@@ -114,39 +128,51 @@ class FrameBuffer:
 
     def __init__(self, bodies: dict[int, tuple[int, int]] = SESSION_BODIES) -> None:
         self._bodies = bodies
-        self._data = bytearray(self.START)
+        self._data = memoryview(bytearray(self.START))
         self._start = 0
         self._end = 0
+        self._offered = 0
+
+    def _size(self, expected: int) -> int:
+        """The size of the frame that begins the held bytes, or of a header while that is not whole."""
+        if self._end - self._start < HEADER_BYTES:
+            return HEADER_BYTES
+        return HEADER_BYTES + _judge(self._data[self._start : self._start + HEADER_BYTES], expected, self._bodies)
 
     def space(self, expected: int, *, exact: bool) -> memoryview:
-        """Where the next bytes of the stream go; `exact` offers only what the frame of type `expected` still lacks."""
-        held = self._end - self._start
-        need = HEADER_BYTES
-        if held >= HEADER_BYTES:
-            need += parse_header(self._data[self._start : self._start + HEADER_BYTES], expected, self._bodies).body
-        if self._start and (self._start == self._end or self._start + need > len(self._data)):
+        """Where the next bytes of the stream go, never empty; `exact` offers only what the frame of type `expected` still lacks.
+
+        Raises: MalformedFrameError at a header; RuntimeError where whole frames wait to be taken and nothing more fits.
+        """
+        size, held = self._size(expected), self._end - self._start
+        if not held:
+            self._start = self._end = 0
+        elif self._start and (self._start + size > len(self._data) or self._end == len(self._data)):
             self._data[:held] = self._data[self._start : self._end]
             self._start, self._end = 0, held
-        if need > len(self._data):
-            grown = bytearray(HEADER_BYTES + self._bodies[expected][1])
+        if size > len(self._data):
+            grown = memoryview(bytearray(HEADER_BYTES + self._bodies[expected][1]))
             grown[:held] = self._data[:held]
             self._data = grown
-        last = self._start + need if exact else len(self._data)
-        return memoryview(self._data)[self._end : last]
+        room = self._data[self._end : self._start + size] if exact else self._data[self._end :]
+        self._offered = len(room)
+        if not room:
+            raise RuntimeError("whole frames wait to be taken")
+        return room
 
     def filled(self, count: int) -> None:
         """`count` bytes were read into the last `space()`."""
+        if not 0 <= count <= self._offered:
+            raise ValueError("more bytes than were offered")
         self._end += count
+        self._offered -= count
 
     def next(self, expected: int) -> memoryview | None:
         """The next whole frame, valid until the next call of `space`. Raises: MalformedFrameError at its header."""
-        held = self._end - self._start
-        if held < HEADER_BYTES:
+        size, held = self._size(expected), self._end - self._start
+        if held < HEADER_BYTES or held < size:
             return None
-        size = HEADER_BYTES + parse_header(self._data[self._start : self._start + HEADER_BYTES], expected, self._bodies).body
-        if held < size:
-            return None
-        frame = memoryview(self._data)[self._start : self._start + size]
+        frame = self._data[self._start : self._start + size]
         self._start += size
         return frame
 

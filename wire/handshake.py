@@ -102,7 +102,7 @@ def parse_opening(plaintext: bytes) -> Opening:
     length = int.from_bytes(plaintext[start - 2 : start], "big")
     credential, padding = plaintext[start : start + length], plaintext[start + length :]
     signature = plaintext[SECRET_BYTES : SECRET_BYTES + SIGNATURE_BYTES]
-    if length > CREDENTIAL_MAX or padding.count(0) != len(padding) or (not credential and any(signature)):
+    if length > CREDENTIAL_MAX or padding != bytes(len(padding)) or (not credential and any(signature)):
         raise MalformedHandshakeError("an opening's credential or padding is malformed")
     return Opening(secret=plaintext[:SECRET_BYTES], signature=signature, credential=credential)
 
