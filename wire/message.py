@@ -6,18 +6,24 @@ JSON is padded with spaces so that tensors start at a multiple of 64; zeros foll
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+import re
 import struct
 
+from wire.buffer import ALIGNMENT, aligned, is_zero
 from wire.errors import WireError
-from wire.frame import RECORD_CONTENT_MAX, RECORD_TRAILER
+from wire.frame import HEADER_BYTES, RECORD_BODY_MAX, RECORD_CONTENT_MAX, RECORD_TAG, RECORD_TRAILER
 from wire.record import CONTROL_BYTES, Kind, Octets, Record, RecordError, RecordOpener
 
 HEADER = struct.Struct(">HHIQIxxxx")
-ALIGNMENT = 64
 PADDED_MIN = 1024
 PATH_MAX = 256
 JSON_MAX = 1 << 30
 TENSORS_MAX = 1 << 40
+DEADLINE_MS_MAX = (1 << 32) - 1
+
+# Empty in answers; no query, no percent-encoding, so that one path has one spelling.
+_PATH = re.compile(rb"(/[!-~]*)?")
+_NOT_IN_PATH = re.compile(rb"[%?#\\]")
 
 
 class MalformedMessageError(WireError):
@@ -50,22 +56,30 @@ def padded(length: int) -> int:
     return max(PADDED_MIN, padme(length))
 
 
+def _is_path(path: bytes) -> bool:
+    return _PATH.fullmatch(path) is not None and _NOT_IN_PATH.search(path) is None
+
+
 def encode(
     *, status: int = 0, path: str = "", json: bytes = b"", tensors: Sequence[Octets] = (), deadline_ms: int = 0, least: int = 0
 ) -> list[Octets]:
-    """The pieces of a message, in order, none copied. `least` raises the unpadded length to at least that many bytes
-    (with spaces after the JSON), so that an error answer has the size of a success.
+    """The pieces of a message, in order, none copied. `least` gives a shorter message the size on the wire of one of
+    `least` bytes (by spaces after the JSON), so that an error answer has the size of a success.
 
-    Raises ValueError for lengths that `Header` cannot hold.
+    Raises ValueError for a path that `decode` refuses and for lengths that the header cannot hold.
     """
     raw_path = path.encode("ascii")
     size = sum(memoryview(piece).nbytes for piece in tensors)
     start = HEADER.size + len(raw_path) + len(json)
-    start += max(0, least - start - size)
     start += -start % ALIGNMENT
+    bucket = padded(least)
+    if padded(start + size) < bucket:
+        start = (bucket - size) // ALIGNMENT * ALIGNMENT  # at most 63 bytes below the bucket's end: buckets are multiples of 64
     spaces = start - HEADER.size - len(raw_path) - len(json)
-    if len(raw_path) > PATH_MAX or len(json) + spaces > JSON_MAX or size > TENSORS_MAX:
-        raise ValueError("path, JSON or tensors exceed what a message carries")
+    if len(raw_path) > PATH_MAX or not _is_path(raw_path) or len(json) + spaces > JSON_MAX or size > TENSORS_MAX:
+        raise ValueError("path, JSON or tensors are not what a message carries")
+    if not 0 <= status < 1 << 16 or not 0 <= deadline_ms <= DEADLINE_MS_MAX:
+        raise ValueError("status or deadline out of range")
     header = HEADER.pack(status, len(raw_path), len(json) + spaces, size, deadline_ms)
     total = start + size
     return [header + raw_path + json, b" " * spaces, *tensors, bytes(padded(total) - total)]
@@ -87,7 +101,7 @@ class _Lengths:
 def _lengths(start: Octets) -> _Lengths:
     if len(start) < HEADER.size or any(start[HEADER.size - 4 : HEADER.size]):
         raise MalformedMessageError("a message header is cut short or not of this version")
-    status, path, json, tensors, deadline = HEADER.unpack(bytes(start[: HEADER.size]))
+    status, path, json, tensors, deadline = HEADER.unpack_from(start)
     if path > PATH_MAX or json > JSON_MAX or tensors > TENSORS_MAX or (HEADER.size + path + json) % ALIGNMENT:
         raise MalformedMessageError("a message header's lengths are out of bounds")
     return _Lengths(status=status, path=path, json=json, tensors=tensors, deadline_ms=deadline)
@@ -97,11 +111,11 @@ def decode(message: int, content: Octets) -> Message:
     """Parse a whole message's content. Raises: MalformedMessageError."""
     view = memoryview(content)
     lengths = _lengths(view)
-    if len(view) != padded(lengths.content) or any(view[lengths.content :]):
+    if len(view) != padded(lengths.content) or not is_zero(view[lengths.content :]):
         raise MalformedMessageError("a message is not padded as its lengths say")
     json_at = HEADER.size + lengths.path
     path = bytes(view[HEADER.size : json_at])
-    if any(byte <= 0x20 or byte >= 0x7F or byte in b"%?#\\" for byte in path) or (path and path[:1] != b"/"):
+    if not _is_path(path):
         raise MalformedMessageError("a message's path is not one of this version")
     return Message(
         id=message,
@@ -130,8 +144,8 @@ class Control:
     content: bytes
 
 
-def _buffer(size: int) -> memoryview:
-    return memoryview(bytearray(size))
+FRAME_MAX = HEADER_BYTES + RECORD_BODY_MAX
+_NOTHING = memoryview(b"")
 
 
 class MessageReader:
@@ -139,19 +153,19 @@ class MessageReader:
     but for the first mebibyte of a message that has more.
 
     `limit` bounds a message's size; a longer one is still read (records are never skipped, their order is checked) but
-    not kept. `allocate` gives a buffer of so many bytes.
+    not kept. `allocate` gives a writable buffer of so many bytes on a multiple of 64; a message for which it raises
+    MemoryError is not kept. Held besides: one mebibyte, once a message had more than that.
     """
 
-    def __init__(self, opener: RecordOpener, *, limit: int, allocate: Callable[[int], memoryview] = _buffer) -> None:
+    def __init__(self, opener: RecordOpener, *, limit: int, allocate: Callable[[int], memoryview] = aligned) -> None:
         self._opener = opener
         self._limit = limit
         self._allocate = allocate
         self._message: int | None = None
-        self._buffer: memoryview = _buffer(0)
-        self._size = 0
+        self._buffer = _NOTHING
         self._at = 0
-        self._kept = True
-        self._malformed = False
+        self._refused: Refused | None = None
+        self._scratch = _NOTHING
 
     @property
     def partial(self) -> int | None:
@@ -160,55 +174,81 @@ class MessageReader:
 
     def read(self, frame: Octets) -> Message | Refused | Control | None:
         """Open one record's frame; None while a message goes on. Raises: RecordError, after which the session is over."""
-        fits = len(frame) <= 5 + RECORD_TRAILER + 16 + RECORD_CONTENT_MAX
-        if not fits:
-            raise RecordError("a record longer than may stand here")
-        going_on = self._message is not None and self._kept
-        room = self._buffer[self._at :] if going_on else self._allocate(max(len(frame), 64))
-        if going_on and len(room) < len(frame) - 5 - 16:
-            room = _buffer(len(frame))  # more records than the header announced: opened aside, then refused
-            self._kept = False
-            self._malformed = True
+        size = len(frame) - HEADER_BYTES - RECORD_TAG
+        if not RECORD_TRAILER <= size <= RECORD_CONTENT_MAX + RECORD_TRAILER:
+            raise RecordError("not a record")
+        room, in_place = self._room(size)
         record = self._opener.open_into(frame, room)
         if record.kind not in (Kind.DATA, Kind.END):
-            if record.length != CONTROL_BYTES or self._message not in (None, record.message if record.kind is Kind.CANCEL else None):
-                raise RecordError("a control record of another length, or inside a message")
-            self._message, self._buffer = None, _buffer(0)  # a cancel of the message that is under way ends it
-            return Control(kind=record.kind, message=record.message, content=bytes(room[: record.length]))
-        return self._content(record, room)
-
-    def _content(self, record: Record, room: memoryview) -> Message | Refused | None:
+            return self._control(record, room)
         if record.message == 0 or self._message not in (None, record.message):
             raise RecordError("records of one message are not contiguous")
         if record.kind is Kind.DATA and record.length != RECORD_CONTENT_MAX:
             raise RecordError("a record that is not its message's last carries exactly 1 MiB")
+        if self._message is not None and not record.length:
+            raise RecordError("a message ends with the record that carries its last byte")
+        self._place(record, room[: record.length], in_place=in_place)
+        return self._finish(record.message) if record.kind is Kind.END else None
+
+    def _room(self, size: int) -> tuple[memoryview, bool]:
+        """Where to open a record of so many bytes, trailer included, and whether its content may stay there."""
+        if self._message is not None:
+            if self._refused is None and size <= len(self._buffer) - self._at:
+                return self._buffer[self._at :], True
+        elif size < RECORD_CONTENT_MAX + RECORD_TRAILER and size - RECORD_TRAILER <= self._limit:
+            try:
+                return self._allocate(size), True
+            except MemoryError:
+                pass  # opened aside; `_place` tries again and refuses
+        if size > len(self._scratch):
+            self._scratch = memoryview(bytearray(size))
+        return self._scratch, False
+
+    def _control(self, record: Record, room: memoryview) -> Control:
+        if record.length != CONTROL_BYTES:
+            raise RecordError("a control record of another length")
+        if record.kind is Kind.CLOSE or record.message == self._message:
+            self._message, self._buffer = None, _NOTHING  # the message that is under way ends, undelivered
+        return Control(kind=record.kind, message=record.message, content=bytes(room[: record.length]))
+
+    def _place(self, record: Record, content: memoryview, *, in_place: bool) -> None:
         if self._message is None:
-            self._begin(record, room)
+            self._begin(record, content, in_place=in_place)
+        elif self._refused is None and not in_place:
+            self._refuse(record.message, too_large=False)  # longer than its header said
         self._at += record.length
+
+    def _begin(self, record: Record, content: memoryview, *, in_place: bool) -> None:
+        self._message, self._at, self._refused = record.message, 0, None
+        total = record.length
         if record.kind is Kind.DATA:
+            try:
+                total = padded(_lengths(content).content)
+            except MalformedMessageError:
+                total = 0
+            if total <= RECORD_CONTENT_MAX:
+                return self._refuse(record.message, too_large=False)
+        if total > self._limit:
+            return self._refuse(record.message, too_large=True)
+        if in_place:
+            self._buffer = content
             return None
-        message, content, self._message = record.message, self._buffer[: self._at], None
-        self._buffer = _buffer(0)
-        if not self._kept:
-            return Refused(id=message, too_large=not self._malformed)
+        try:
+            self._buffer = self._allocate(total + RECORD_TRAILER)[: total + RECORD_TRAILER]
+        except MemoryError:
+            return self._refuse(record.message, too_large=True)
+        self._buffer[: record.length] = content
+        return None
+
+    def _refuse(self, message: int, *, too_large: bool) -> None:
+        self._refused, self._buffer = Refused(id=message, too_large=too_large), _NOTHING
+
+    def _finish(self, message: int) -> Message | Refused:
+        content, refused = self._buffer[: self._at], self._refused
+        self._message, self._buffer, self._refused = None, _NOTHING, None
+        if refused is not None:
+            return refused
         try:
             return decode(message, content)
         except MalformedMessageError:
             return Refused(id=message, too_large=False)
-
-    def _begin(self, record: Record, room: memoryview) -> None:
-        self._message, self._at, self._kept, self._malformed = record.message, 0, True, False
-        if record.kind is Kind.END:
-            self._buffer = room
-            self._kept = record.length <= self._limit
-            return
-        try:
-            total = padded(_lengths(room).content)
-        except MalformedMessageError:
-            self._kept, self._malformed = False, True
-            return
-        if total > self._limit or total <= RECORD_CONTENT_MAX:
-            self._kept, self._malformed = False, total <= RECORD_CONTENT_MAX
-            return
-        self._buffer = self._allocate(total + RECORD_TRAILER)
-        self._buffer[: record.length] = room[: record.length]

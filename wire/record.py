@@ -7,21 +7,48 @@ reflected record does not open. The identifiers stand in a trailer so that `decr
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+import struct
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from wire import cbor
+from wire.buffer import is_zero
 from wire.errors import WireError
-from wire.frame import HEADER_BYTES, RECORD_BODY_MAX, RECORD_BODY_MIN, RECORD_CONTENT_MAX, RECORD_TAG, RECORD_TRAILER, FrameType
+from wire.frame import HEADER_BYTES, RECORD_BODY_MAX, RECORD_BODY_MIN, RECORD_CONTENT_MAX, RECORD_TAG, RECORD_TRAILER, FrameType, Octets
 from wire.handshake import DirectionKey
 
 RECORDS_MAX = 1 << 24
 BYTES_MAX = 1 << 40
 CONTROL_BYTES = 1024
 ID_MAX = (1 << 32) - 1
+STRAY_MAX = 1024  # cancels or answers for messages that are not open, before the session ends
 
-Octets = bytes | bytearray | memoryview
+# Fields of control records: an accept has exactly these three, a close exactly the code, a cancel none.
+ACCEPT_SECONDS, ACCEPT_REQUEST_BYTES, ACCEPT_OPEN_MESSAGES = 1, 2, 3
+CLOSE_CODE = 1
+
+_HEADER = struct.Struct(">IB")
+_TRAILER = struct.Struct(">IB")
+
+__all__ = [
+    "ACCEPT_OPEN_MESSAGES",
+    "ACCEPT_REQUEST_BYTES",
+    "ACCEPT_SECONDS",
+    "BYTES_MAX",
+    "CLOSE_CODE",
+    "CONTROL_BYTES",
+    "ID_MAX",
+    "RECORDS_MAX",
+    "STRAY_MAX",
+    "Kind",
+    "Octets",
+    "Record",
+    "RecordError",
+    "RecordOpener",
+    "RecordSealer",
+    "parse_control",
+]
 
 
 class RecordError(WireError):
@@ -67,23 +94,42 @@ class _Direction:
 
 
 class RecordSealer(_Direction):
-    """Seal one direction's records in order."""
+    """Seal one direction's records in order. `partial`: the id of the message that has begun and not ended."""
+
+    def __init__(self, key: DirectionKey) -> None:
+        super().__init__(key)
+        self.partial: int | None = None
+        self._closed = False
+
+    def _order(self, kind: Kind, message: int) -> None:
+        """One message after the other, nothing after a close. Raises RuntimeError."""
+        if self._closed or (kind in (Kind.DATA, Kind.END) and self.partial not in (None, message)):
+            raise RuntimeError("the direction is closed, or another message is under way")
+        if kind is Kind.DATA:
+            self.partial = message
+        elif kind is Kind.END or message == self.partial:
+            self.partial = None
+        self._closed = kind is Kind.CLOSE
 
     def seal(self, kind: Kind, message: int, pieces: Sequence[Octets]) -> bytearray:
-        """The whole frame of one record whose content is the pieces, together at most 1 MiB."""
-        content = b"".join(pieces) + message.to_bytes(4, "big") + bytes((kind,))
-        size = len(content) + RECORD_TAG
+        """The whole frame of one record whose content is the pieces, together at most 1 MiB.
+
+        Raises: RecordError once records or bytes are used up; RuntimeError inside another message or after a close.
+        """
+        plain = b"".join((*pieces, _TRAILER.pack(message, kind)))
+        size = len(plain) + RECORD_TAG
         if size > RECORD_BODY_MAX:
             raise ValueError("a record carries at most 1 MiB")
+        self._order(kind, message)
         frame = bytearray(HEADER_BYTES + size)
-        frame[:HEADER_BYTES] = (1 + size).to_bytes(4, "big") + bytes((FrameType.RECORD,))
+        _HEADER.pack_into(frame, 0, 1 + size, FrameType.RECORD)
         view = memoryview(frame)
-        self._aead.encrypt_into(self.nonce(size), content, view[:HEADER_BYTES], view[HEADER_BYTES:])
+        self._aead.encrypt_into(self.nonce(size), plain, view[:HEADER_BYTES], view[HEADER_BYTES:])
         return frame
 
     def control(self, kind: Kind, message: int, fields: dict[int, int]) -> bytearray:
         """The whole frame of an accept, cancel or close: `u16be n || deterministic CBOR map || zeros` to 1,024 bytes."""
-        encoded = cbor.encode({key: value for key, value in fields.items()})
+        encoded = cbor.encode(dict(fields.items()))
         content = (len(encoded).to_bytes(2, "big") + encoded).ljust(CONTROL_BYTES, b"\0")
         if len(content) != CONTROL_BYTES:
             raise ValueError("a control record's fields exceed 1,022 bytes")
@@ -91,9 +137,9 @@ class RecordSealer(_Direction):
 
     def message(self, message: int, pieces: Sequence[Octets]) -> Iterator[bytearray]:
         """The frames of one message, each carrying exactly 1 MiB but the last, sealed one at a time as they are taken."""
-        octets = [memoryview(piece).cast("B") for piece in pieces]
+        octets = [memoryview(piece).cast("B") for piece in pieces if memoryview(piece).nbytes]
         left = sum(len(piece) for piece in octets)
-        views = iter([piece for piece in octets if len(piece)])
+        views = iter(octets)
         rest = memoryview(b"")
         while True:
             chunk: list[Octets] = []
@@ -103,7 +149,7 @@ class RecordSealer(_Direction):
                 if not rest:
                     rest = next(views)
                 chunk.append(rest[:room])
-                room, rest = room - len(rest[:room]), rest[room:]
+                room, rest = room - len(chunk[-1]), rest[room:]
             yield self.seal(Kind.DATA if left else Kind.END, message, chunk)
             if not left:
                 return
@@ -140,7 +186,7 @@ def parse_control(content: Octets) -> dict[int, int]:
     """The integer fields of an accept, cancel or close. Raises: RecordError."""
     raw = bytes(content)
     length = int.from_bytes(raw[:2], "big")
-    if len(raw) != CONTROL_BYTES or length > CONTROL_BYTES - 2 or any(raw[2 + length :]):
+    if len(raw) != CONTROL_BYTES or length > CONTROL_BYTES - 2 or not is_zero(memoryview(raw)[2 + length :]):
         raise RecordError("a control record has another length or padding")
     try:
         fields = cbor.decode(raw[2 : 2 + length])
