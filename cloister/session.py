@@ -17,13 +17,11 @@ from attestation.appraise import AttestationResult
 from wire import handshake, seal
 from wire import record as records
 from wire.errors import Code, WireError
-from wire.evidence import NONCE_BYTES
-from wire.frame import HEADER_BYTES, FrameType, encode
+from wire.evidence import CALLERS_ANYONE, NONCE_BYTES
+from wire.frame import FrameType, decode, encode
 from wire.message import Control, Message, MessageReader, Refused
 
-STRAY_ANSWERS_MAX = 1024
-_SECONDS, _REQUEST_BYTES, _OPEN_MESSAGES = 1, 2, 3
-_CLOSE_CODE = 1
+_ACCEPT_FIELDS = (records.ACCEPT_SECONDS, records.ACCEPT_REQUEST_BYTES, records.ACCEPT_OPEN_MESSAGES)
 
 
 class SessionViolation(WireError):
@@ -86,11 +84,14 @@ class CallerSession:
         self._nonce = b""
         self._challenge = b""
         self._evidence = b""
-        self._secret = b""
+        self._seconds_max = 0
         self._sealer: records.RecordSealer | None = None
         self._reader: MessageReader | None = None
         self._last = 0
+        self._begun = 0
         self._stray = 0
+        self._closing = False
+        self._unsent: set[int] = set()
         self._open: set[int] = set()
         self._forgotten: set[int] = set()
 
@@ -106,7 +107,6 @@ class CallerSession:
         """Forget every key; the session is over."""
         self.state = State.OVER
         self._sealer = self._reader = None
-        self._secret = b""
 
     @property
     def nonce(self) -> bytes:
@@ -122,36 +122,51 @@ class CallerSession:
         return self._challenge
 
     def evidence(self, frame: bytes | memoryview) -> bytes:
-        """Take the evidence frame; its body, to be verified and appraised. Nothing of it is believed here."""
+        """Take the evidence frame; its body, to be verified and appraised. Nothing of it is believed here.
+
+        Raises: SessionViolation for another frame.
+        """
         self._expect(State.CHALLENGED)
         self._evidence = bytes(frame)
+        try:
+            body = decode(self._evidence, FrameType.EVIDENCE)
+        except WireError:
+            raise self._over() from None
         self.state = State.OFFERED
-        return self._evidence[HEADER_BYTES:]
+        return body
 
     def open(self, result: AttestationResult, identity: CallerIdentity | None) -> bytes:
-        """The sealed opening to the attested key.
+        """The sealed opening to the attested key. An enclave that takes anyone is not shown who calls.
 
-        Raises: ValueError for a result of other evidence or another nonce; SealError where the attested key is none.
+        Raises: ValueError for a result of other evidence or another nonce, or a credential over its limit; SealError where
+        the attested key is none. The session is over then.
         """
         self._expect(State.OFFERED)
-        if result.nonce != self._nonce or result.evidence_digest != hashlib.sha256(self._evidence[HEADER_BYTES:]).digest():
+        try:
+            return self._seal(result, None if result.config.callers == CALLERS_ANYONE else identity)
+        except BaseException:
+            self.drop()
+            raise
+
+    def _seal(self, result: AttestationResult, identity: CallerIdentity | None) -> bytes:
+        body = decode(self._evidence, FrameType.EVIDENCE)
+        if result.nonce != self._nonce or result.evidence_digest != hashlib.sha256(body).digest():
             raise ValueError("this attestation result was not made from this session's evidence and nonce")
         th1 = handshake.transcript1(self._challenge, self._evidence)
-        self._secret = secrets.token_bytes(handshake.SECRET_BYTES)
+        secret = secrets.token_bytes(handshake.SECRET_BYTES)
         credential, signature = b"", bytes(handshake.SIGNATURE_BYTES)
         if identity is not None:
             credential = identity.credential
-            signature = identity.key.sign(handshake.to_be_signed(th1, self._secret, credential))
-        opening = handshake.Opening(secret=self._secret, signature=signature, credential=credential)
-        sealed = seal.seal(result.pk, handshake.encode_opening(opening), handshake.hpke_info(th1))
-        frame = encode(FrameType.OPEN, sealed)
-        keys = handshake.session_keys(self._secret, handshake.transcript2(th1, frame))
-        self._secret = b""
+            signature = identity.key.sign(handshake.to_be_signed(th1, secret, credential))
+        opening = handshake.Opening(secret=secret, signature=signature, credential=credential)
+        frame = encode(FrameType.OPEN, seal.seal(result.pk, handshake.encode_opening(opening), handshake.hpke_info(th1)))
+        keys = handshake.session_keys(secret, handshake.transcript2(th1, frame))
         opener, limit = records.RecordOpener(keys.s2c), self._answer_bytes
         self._sealer = records.RecordSealer(keys.c2s)
         self._reader = (
             MessageReader(opener, limit=limit) if self._allocate is None else MessageReader(opener, limit=limit, allocate=self._allocate)
         )
+        self._seconds_max = result.config.session_seconds
         self.state = State.OPENING
         return frame
 
@@ -166,18 +181,21 @@ class CallerSession:
         try:
             control = self._read(frame)
             if not isinstance(control, Control) or control.message != 0:
-                raise self._over()
+                raise records.RecordError("the enclave's first record is neither accept nor close")
+            if control.kind is records.Kind.CLOSE:
+                code = _code(control)
+                self.drop()
+                raise SessionRefused(code)
             fields = records.parse_control(control.content)
+            if control.kind is not records.Kind.ACCEPT or fields.keys() != set(_ACCEPT_FIELDS) or min(fields.values()) < 1:
+                raise records.RecordError("not an accept of this version")
+            if fields[records.ACCEPT_SECONDS] > self._seconds_max:
+                raise records.RecordError("a session longer than the attested config allows")
         except WireError:
             raise self._over() from None
-        if control.kind is records.Kind.CLOSE:
-            self.drop()
-            raise SessionRefused(_code(fields))
-        granted = tuple(fields.get(key, 0) for key in (_SECONDS, _REQUEST_BYTES, _OPEN_MESSAGES))
-        if control.kind is not records.Kind.ACCEPT or min(granted) < 1:
-            raise self._over()
         self.state = State.OPEN
-        return Accepted(seconds=granted[0], request_bytes=granted[1], open_messages=granted[2])
+        seconds, request_bytes, open_messages = (fields[key] for key in _ACCEPT_FIELDS)
+        return Accepted(seconds=seconds, request_bytes=request_bytes, open_messages=open_messages)
 
     @property
     def open_messages(self) -> int:
@@ -185,27 +203,55 @@ class CallerSession:
         return len(self._open) + len(self._forgotten)
 
     def request(self, pieces: Sequence[records.Octets]) -> tuple[int, Iterator[bytearray]]:
-        """A message's id and frames, sealed as they are taken; take all of them before the next request's."""
+        """A message's id and frames, sealed as they are taken; take all of them before the next request's.
+
+        They end early once the message is cancelled or the session over. Every frame taken must be written.
+        """
         self._expect(State.OPEN)
-        if self._sealer is None or self._last >= records.ID_MAX:
-            raise RuntimeError("the session's message ids are used up")
+        if self._sealer is None or self._closing or self._last >= records.ID_MAX:
+            raise RuntimeError("the session takes no more messages")
         self._last += 1
         self._open.add(self._last)
-        return self._last, self._sealer.message(self._last, pieces)
+        self._unsent.add(self._last)
+        return self._last, self._frames(self._sealer, self._last, pieces)
+
+    def _frames(self, sealer: records.RecordSealer, message: int, pieces: Sequence[records.Octets]) -> Iterator[bytearray]:
+        frames = sealer.message(message, pieces)
+        while self._sealer is sealer and message in self._open:
+            if message < self._begun:
+                raise RuntimeError("messages are sent in the order of their ids")
+            self._begun = message
+            frame = next(frames, None)
+            if frame is None:
+                return
+            if sealer.partial is None:
+                self._unsent.discard(message)
+            yield frame
 
     def cancel(self, message: int) -> bytes | None:
-        """The cancel record for an open message, whose answer is dropped when it comes; None if it is not open."""
-        if self.state is not State.OPEN or self._sealer is None or message not in self._open:
+        """The cancel record for an open message, whose answer is dropped when it comes; None where there is nothing to say.
+
+        A message whose frames were not all taken ends here: it has no answer.
+        """
+        if self.state is not State.OPEN or self._sealer is None or self._closing or message not in self._open:
             return None
         self._open.discard(message)
-        self._forgotten.add(message)
+        if message in self._unsent:
+            self._unsent.discard(message)
+            if self._sealer.partial != message:
+                return None
+        else:
+            self._forgotten.add(message)
         return bytes(self._sealer.control(records.Kind.CANCEL, message, {}))
 
     def close(self) -> bytes | None:
-        """The close record: no more requests; answers to open messages still come."""
-        if self.state is not State.OPEN or self._sealer is None:
+        """The close record, once: no more requests, the one under way ends undelivered; answers to whole ones still come."""
+        if self.state is not State.OPEN or self._sealer is None or self._closing:
             return None
-        return bytes(self._sealer.control(records.Kind.CLOSE, 0, {_CLOSE_CODE: Code.OK}))
+        self._closing = True
+        self._open -= self._unsent
+        self._unsent.clear()
+        return bytes(self._sealer.control(records.Kind.CLOSE, 0, {records.CLOSE_CODE: Code.OK}))
 
     def record(self, frame: bytes | memoryview) -> Event | None:
         """Take one record: an answer, the session's end, or nothing yet. Raises: SessionViolation."""
@@ -225,11 +271,13 @@ class CallerSession:
     def _ended(self, control: Control) -> Ended:
         if control.kind is not records.Kind.CLOSE or control.message != 0:
             raise records.RecordError("a record of this kind is not the enclave's")
-        fields = records.parse_control(control.content)
+        code = _code(control)
         self.drop()
-        return Ended(code=_code(fields))
+        return Ended(code=code)
 
     def _answered(self, answer: Message | Refused) -> Message | Refused | None:
+        if answer.id in self._unsent:
+            raise records.RecordError("an answer to a message that was not sent")
         if answer.id in self._open:
             self._open.discard(answer.id)
             return answer
@@ -237,13 +285,17 @@ class CallerSession:
             self._forgotten.discard(answer.id)
             return None
         self._stray += 1
-        if self._stray > STRAY_ANSWERS_MAX:
+        if self._stray > records.STRAY_MAX:
             raise records.RecordError("too many answers to messages that are not open")
         return None
 
 
-def _code(fields: dict[int, int]) -> Code | None:
+def _code(close: Control) -> Code | None:
+    """The code of a close record, None for one that this version does not know. Raises: RecordError."""
+    fields = records.parse_control(close.content)
+    if fields.keys() != {records.CLOSE_CODE}:
+        raise records.RecordError("a close record has exactly a code")
     try:
-        return Code(fields.get(_CLOSE_CODE, -1))
+        return Code(fields[records.CLOSE_CODE])
     except ValueError:
         return None

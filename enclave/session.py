@@ -1,6 +1,7 @@
 """The enclave's side of one sealed session, as a value machine: frames in, frames and events out, no I/O, no clock.
 
-START -(challenge)-> ATTESTING -(document)-> OFFERED -(open)-> OPEN -(close)-> OVER; any error is final.
+START -(challenge)-> ATTESTING -(document)-> OFFERED -(open)-> OPEN -(close)-> OVER; any error is final. After the
+caller's close the session stays OPEN for answers and takes no record.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +12,10 @@ from wire import credential as credentials
 from wire import evidence, handshake
 from wire import record as records
 from wire.errors import Code, WireError
-from wire.frame import EVIDENCE_BODY_MAX, HEADER_BYTES, FrameType, encode
+from wire.frame import FrameType, decode, encode
 from wire.manifest_values import Anyone, Issuers, Limits, Quota
 from wire.message import Control, Message, MessageReader, Refused
 from wire.seal import SessionKeyPair
-
-STRAY_CANCELS_MAX = 1024
-ACCEPT_SECONDS, ACCEPT_REQUEST_BYTES, ACCEPT_OPEN_MESSAGES = 1, 2, 3
-CLOSE_CODE = 1
 
 
 class SessionViolation(WireError):
@@ -96,6 +93,8 @@ class EnclaveSession:
         self._reader: MessageReader | None = None
         self._last = 0
         self._stray = 0
+        self._cancelled: set[int] = set()
+        self._closing = False
         self.open_ids: set[int] = set()
 
     def _expect(self, state: State) -> None:
@@ -118,7 +117,7 @@ class EnclaveSession:
         self._expect(State.START)
         self._challenge = bytes(frame)
         try:
-            nonce = handshake.parse_challenge(self._challenge[HEADER_BYTES:])
+            nonce = handshake.parse_challenge(decode(self._challenge, FrameType.CHALLENGE))
         except WireError:
             raise self._over() from None
         self._pair = SessionKeyPair()
@@ -128,8 +127,8 @@ class EnclaveSession:
     def offer(self, document: bytes) -> bytes:
         """The evidence frame around this session's document. Raises ValueError for a document that does not fit."""
         self._expect(State.ATTESTING)
-        if self._pair is None or len(document) > EVIDENCE_BODY_MAX:
-            raise ValueError("no key pair, or a document larger than a frame")
+        if self._pair is None:
+            raise RuntimeError("the session has no key pair")
         frame = encode(FrameType.EVIDENCE, evidence.encode_evidence_body(self._terms.config_raw, self._pair.public, document))
         self._th1 = handshake.transcript1(self._challenge, frame)
         self.state = State.OFFERED
@@ -138,18 +137,15 @@ class EnclaveSession:
     def open(self, frame: bytes | memoryview, *, now: float, refuse: Code | None = None) -> Opened:
         """Open the sealed opening once; accept, or close with a code (`refuse`, for whoever opens, if given).
 
-        `now`: trusted Unix time.
-
-        Raises: SessionViolation where nothing opens: there is no key then to say so under.
+        `now`: trusted Unix time. Raises: SessionViolation where nothing opens: there is no key then to say so under.
         """
         self._expect(State.OFFERED)
         pair, self._pair = self._pair, None
         raw = bytes(frame)
+        if pair is None:
+            raise self._over()
         try:
-            if pair is None:
-                raise self._over()
-            plaintext = pair.open(raw[HEADER_BYTES:], handshake.hpke_info(self._th1))
-            opening = handshake.parse_opening(plaintext)
+            opening = handshake.parse_opening(pair.open(decode(raw, FrameType.OPEN), handshake.hpke_info(self._th1)))
         except WireError:
             raise self._over() from None
         keys = handshake.session_keys(opening.secret, handshake.transcript2(self._th1, raw))
@@ -160,7 +156,7 @@ class EnclaveSession:
             caller = self._admit(opening, now)
         except credentials.CredentialError as error:
             self.state = State.OVER
-            return Opened(frame=bytes(sealer.control(records.Kind.CLOSE, 0, {CLOSE_CODE: error.code})), code=error.code)
+            return Opened(frame=bytes(sealer.control(records.Kind.CLOSE, 0, {records.CLOSE_CODE: error.code})), code=error.code)
         opener, limit = records.RecordOpener(keys.c2s), self._terms.request_bytes
         self._reader = (
             MessageReader(opener, limit=limit) if self._allocate is None else MessageReader(opener, limit=limit, allocate=self._allocate)
@@ -168,15 +164,17 @@ class EnclaveSession:
         self._sealer = sealer
         self.state = State.OPEN
         fields = {
-            ACCEPT_SECONDS: caller.seconds,
-            ACCEPT_REQUEST_BYTES: limit,
-            ACCEPT_OPEN_MESSAGES: self._terms.limits.open_messages,
+            records.ACCEPT_SECONDS: caller.seconds,
+            records.ACCEPT_REQUEST_BYTES: limit,
+            records.ACCEPT_OPEN_MESSAGES: self._terms.limits.open_messages,
         }
         return Opened(frame=bytes(sealer.control(records.Kind.ACCEPT, 0, fields)), caller=caller)
 
     def _admit(self, opening: handshake.Opening, now: float) -> Caller:
         terms = self._terms
         if isinstance(terms.callers, Anyone):
+            if opening.credential:
+                raise credentials.CredentialError(Code.OPEN_MALFORMED)  # who says who he is to everyone's enclave is not served
             return Caller(subject=None, models=None, quota=terms.quota, seconds=terms.limits.session_seconds)
         credential = credentials.accept(opening.credential, terms.callers, deployment=terms.deployment, owner_key=terms.owner_key, now=now)
         credentials.accept_signature(credential, opening.signature, th1=self._th1, secret=opening.secret, data=opening.credential)
@@ -195,21 +193,20 @@ class EnclaveSession:
         """Take one record. Raises: SessionViolation."""
         self._expect(State.OPEN)
         reader = self._reader
+        if reader is None or self._closing:
+            raise self._over()
         try:
-            if reader is None:
-                raise self._over()
-            fresh = reader.partial is None
+            before = reader.partial
             event = reader.read(frame)
-            if fresh and reader.partial is not None:
-                self._begin(reader.partial)
+            begun = reader.partial if event is None else event.id if isinstance(event, Message | Refused) else None
+            if before is None and begun is not None:
+                self._begin(begun)
             match event:
                 case None:
                     return None
                 case Control():
-                    return self._control(event)
+                    return self._control(event, before)
                 case Message() | Refused():
-                    if fresh:
-                        self._begin(event.id)
                     self.open_ids.add(event.id)
                     return event
         except WireError:
@@ -220,29 +217,46 @@ class EnclaveSession:
             raise records.RecordError("message ids rise strictly")
         self._last = message
 
-    def _control(self, control: Control) -> Event | None:
-        records.parse_control(control.content)
-        if control.kind is records.Kind.CLOSE and control.message == 0:
-            return Closing()
-        if control.kind is not records.Kind.CANCEL:
-            raise records.RecordError("a record of this kind is not the caller's")
-        if control.message in self.open_ids:
-            return Cancelled(id=control.message)
+    def _control(self, control: Control, under_way: int | None) -> Event | None:
+        fields = records.parse_control(control.content)
+        match control.kind:
+            case records.Kind.CLOSE if control.message == 0 and fields.keys() == {records.CLOSE_CODE}:
+                self._closing = True
+                return Closing()
+            case records.Kind.CANCEL if not fields:
+                return self._cancel(control.message, under_way)
+        raise records.RecordError("a control record that is not the caller's")
+
+    def _cancel(self, message: int, under_way: int | None) -> Event | None:
+        if message == under_way:
+            return None  # it never was delivered, and gets no answer
+        if message in self.open_ids and message not in self._cancelled:
+            self._cancelled.add(message)
+            return Cancelled(id=message)
         self._stray += 1
-        if self._stray > STRAY_CANCELS_MAX:
+        if self._stray > records.STRAY_MAX:
             raise records.RecordError("too many cancels of messages that are not open")
         return None
 
     def answer(self, message: int, pieces: Sequence[records.Octets]) -> Iterator[bytearray]:
-        """The frames of one answer, sealed as they are taken; one answer per id, not interleaved with another's."""
+        """The frames of one answer, sealed as they are taken; one answer per id, cancelled ones too.
+
+        They end early once the session is over. Taking frames of one answer inside another's raises RuntimeError.
+        """
         self._expect(State.OPEN)
         if self._sealer is None or message not in self.open_ids:
             raise RuntimeError("this message is not open")
         self.open_ids.discard(message)
-        return self._sealer.message(message, pieces)
+        self._cancelled.discard(message)
+        return self._frames(self._sealer, message, pieces)
+
+    def _frames(self, sealer: records.RecordSealer, message: int, pieces: Sequence[records.Octets]) -> Iterator[bytearray]:
+        frames = sealer.message(message, pieces)
+        while self._sealer is sealer and (frame := next(frames, None)) is not None:
+            yield frame
 
     def close(self, code: Code) -> bytes | None:
-        """The close record, after which nothing follows; None before the session was open."""
+        """The close record, after which nothing follows, also inside an answer; None before the session was open."""
         sealer = self._sealer
         self.drop()
-        return None if sealer is None else bytes(sealer.control(records.Kind.CLOSE, 0, {CLOSE_CODE: code}))
+        return None if sealer is None else bytes(sealer.control(records.Kind.CLOSE, 0, {records.CLOSE_CODE: code}))
