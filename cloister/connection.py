@@ -195,11 +195,11 @@ class Connection(asyncio.BufferedProtocol):
             raise
 
     async def _send(self, frames: Iterator[bytearray]) -> None:
-        for frame in frames:
-            await self._writable.wait()
-            if not self.is_alive:
-                raise SessionLostError(self.ended)
+        """A frame that was taken is written at once: its record number is spent. Frames end early where the session does."""
+        await self._writable.wait()
+        while self.is_alive and (frame := next(frames, None)) is not None:
             self._write(frame)
+            await self._writable.wait()
 
     async def _cancel(self, number: int) -> None:
         """Between messages: a cancel record never stands inside another message."""
