@@ -21,9 +21,8 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 ENVELOPE_MAX = 6_144  # a plaintext of 4,096 bytes, the most that KMS encrypts, gives about 4,560
-KEY_BITS = 2_048  # the only size that KMS answers to
+KEY_BITS = 2_048  # the only size that KMS answers to; another key's envelope differs in the length of its wrapped key
 SKI_BYTES = 32
-CEK_BYTES = 32
 BLOCK = 16
 
 _INTEGER, _OCTETS, _OID, _SEQUENCE, _SET = 0x02, 0x04, 0x06, 0x30, 0x31
@@ -97,11 +96,9 @@ class _Reader:
         self._at += length
         return self._data[self._at - length : self._at]
 
-    def peek(self) -> int:
-        """The next tag, or -1 at the end of this content."""
-        if self._indefinite and self._at + 2 <= self._end and self._data[self._at : self._at + 2] == b"\0\0":
-            return -1
-        return self._data[self._at] if self._at < self._end else -1
+    def next_is(self, tag: int) -> bool:
+        """Whether a value with this tag comes next."""
+        return self._at < self._end and self._data[self._at] == tag
 
     def enter(self, tag: int) -> "_Reader":
         """Go into the next value, constructed, with this tag and a definite or an indefinite length."""
@@ -154,12 +151,12 @@ def _content(enveloped: _Reader) -> tuple[bytes, bytes]:
     _expect(info.take(_OID), _DATA)
     algorithm = info.take(_SEQUENCE)
     _expect(algorithm[:-BLOCK], _AES_256_CBC + bytes((_OCTETS, BLOCK)))
-    if info.peek() == _CONTEXT_0:
+    if info.next_is(_CONTEXT_0):
         ciphertext = info.take(_CONTEXT_0)
     else:
         chunks = info.enter(_CONTEXT_0_CONSTRUCTED)
         parts = []
-        while chunks.peek() != -1:
+        while chunks.next_is(_OCTETS):
             parts.append(chunks.take(_OCTETS))
         info.leave(chunks)
         ciphertext = b"".join(parts)
@@ -195,15 +192,12 @@ def open_envelope(envelope: bytes, key: RSAPrivateKey) -> bytes:
     """
     parsed = parse_envelope(envelope)
     spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if key.key_size != KEY_BITS or parsed.subject_key_identifier != hashlib.sha256(spki).digest():
-        raise CmsError
+    _expect(parsed.subject_key_identifier, hashlib.sha256(spki).digest())
     try:
         cek = key.decrypt(parsed.encrypted_key, OAEP(MGF1(hashes.SHA256()), hashes.SHA256(), label=None))
-        if len(cek) != CEK_BYTES:
-            raise CmsError
         decryptor = Cipher(AES256(cek), CBC(parsed.iv)).decryptor()
         padded = decryptor.update(parsed.ciphertext) + decryptor.finalize()
         unpadder = PKCS7(8 * BLOCK).unpadder()
         return unpadder.update(padded) + unpadder.finalize()
-    except ValueError:
+    except ValueError:  # AES256 takes 32 bytes and no others
         raise CmsError from None

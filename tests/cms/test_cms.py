@@ -92,7 +92,7 @@ def test_the_simulator_writes_the_bytes_of_a_genuine_answer(shared_vectors: Path
     assert frame(genuine) == frame(seal(bytes(32), KEY.public_key()))
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 16, 31, 32, 100])
+@pytest.mark.parametrize("chunk", [1, 7, 16, 31, 32, 160, 200])
 def test_content_in_chunks_opens(chunk: int) -> None:
     """The content may come in any number of octet strings."""
     assert bytes(80) == open_envelope(seal(bytes(80), KEY.public_key(), chunk=chunk), KEY)
@@ -155,6 +155,59 @@ def test_an_rsa_key_of_another_size_is_refused() -> None:
     key = rsa.generate_private_key(65537, 3072)
     with pytest.raises(CmsError):
         open_envelope(seal(bytes(32), key.public_key()), key)
+
+
+PARSED_AND_REFUSED = {
+    "identifier of 20 bytes": Shape(identifier=bytes(20)),
+    "wrapped key one byte longer": Shape(key_prefix=b"\0"),
+    "ciphertext no multiple of 16": Shape(cut_ciphertext=1),
+    "no ciphertext": Shape(cut_ciphertext=1 << 20),
+    "definite content followed by more": Shape(indefinite=False, attributes=b"\xa1\x00"),
+    "AES-128-CBC": Shape(content_algorithm="0609608648016503040102"),
+}
+
+
+@pytest.mark.parametrize("shape", PARSED_AND_REFUSED.values(), ids=PARSED_AND_REFUSED.keys())
+def test_the_shape_is_refused_before_any_key_is_used(shape: Shape) -> None:
+    """Lengths and structure are judged while parsing, without the private key."""
+    with pytest.raises(CmsError):
+        parse_envelope(build(bytes(32), shape))
+
+
+@pytest.mark.parametrize("length", [b"\x80", b"\x81\x01", b"\x82\x00\x01", b"\x83\x00\x00\x01", b"\x84\x00\x00\x00\x01", b"\xff", b"\x7f"])
+def test_lengths_of_any_other_form_are_refused(length: bytes) -> None:
+    """A primitive value has a definite length, in its shortest form, of at most two bytes, inside what is left."""
+    envelope = build(bytes(32), Shape())
+    at = envelope.index(b"\x02\x01\x02")  # EnvelopedData's version
+    with pytest.raises(CmsError):
+        parse_envelope(envelope[: at + 1] + length + envelope[at + 2 :])
+    with pytest.raises(CmsError):
+        parse_envelope(envelope[:at] + b"\x02" + length)
+
+
+def test_lengths_reach_to_the_end_and_no_further() -> None:
+    """A last value that claims one byte more than there is, primitive or constructed, is refused."""
+    for shape in (Shape(indefinite=False), Shape(indefinite=False, primitive_content=True)):
+        envelope = build(bytes(32), shape)
+        with pytest.raises(CmsError):
+            parse_envelope(envelope[:-1])
+        at = (
+            envelope.rindex(b"\x30\x04" if shape.primitive_content else b"\xa0\x32")
+            if not shape.primitive_content
+            else envelope.rindex(b"\x80\x30")
+        )
+        with pytest.raises(CmsError):
+            parse_envelope(envelope[: at + 1] + bytes((envelope[at + 1] + 1,)) + envelope[at + 2 :])
+
+
+def test_sizes_up_to_the_limit_open_and_none_above() -> None:
+    """An envelope of the largest size opens, one block more is refused, before anything of it is read."""
+    size = ENVELOPE_MAX - len(seal(bytes(256), KEY.public_key())) + 256 - 1
+    while len(seal(bytes(size), KEY.public_key(), chunk=8_192)) > ENVELOPE_MAX:
+        size -= 1
+    assert open_envelope(seal(bytes(size), KEY.public_key(), chunk=8_192), KEY) == bytes(size)
+    with pytest.raises(CmsError):
+        open_envelope(seal(bytes(size + 16), KEY.public_key(), chunk=8_192), KEY)
 
 
 def test_every_failure_reads_the_same() -> None:
