@@ -26,6 +26,8 @@ ITEM_BYTES: dict[str, int] = {
     "BYTES": 0,
 }
 PREFIX_BYTES = 4
+RANK_MAX = 16
+TENSORS_MAX = 256
 # Above this no tensor can be stored anyway; it keeps products of dimensions in the range that every library computes right.
 ELEMENTS_MAX = 1 << 31
 
