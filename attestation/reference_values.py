@@ -23,7 +23,7 @@ __all__ = ["FORMAT", "Measurement", "ReferenceValues", "open_signed", "parse", "
 
 FORMAT = "cloister-reference-values/1"
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
-_MEMBERS = (
+MEMBERS = (
     "format",
     "sequence",
     "partition",
@@ -165,7 +165,7 @@ def _open(data: bytes, *, signed: bool) -> ReferenceValues:
         value = strict_json.parse(data)
     except strict_json.MalformedJsonError as error:
         raise MalformedReferenceValuesError(Check.REFERENCE_VALUES, str(error)) from None
-    members = _object(value, _MEMBERS, "the file", ("signature",))
+    members = _object(value, MEMBERS, "the file", ("signature",))
     if members["format"] != FORMAT:
         raise _fail("format", FORMAT)
     signature = members.pop("signature", None)

@@ -60,9 +60,13 @@ SPECS: tuple[Spec, ...] = (
 )
 
 
-@cache
 def key(name: str, kind: str = "p384") -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     """One key per name and kind for the whole run."""
+    return _key(name, kind)
+
+
+@cache
+def _key(_: str, kind: str) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(CURVES[kind]())
 
 
