@@ -112,7 +112,7 @@ def _load(machine: Machine, model: Model, parts: tuple[_Unwrapped, ...], host: M
         with mmap.mmap(weights, unwrapped.part.length) as area:
             _open(machine, unwrapped, memoryview(area))
     try:
-        host.load(model, graph, weights)
+        host.load(model, memoryview(graph), weights)
     except (OSError, WorkersGoneError):
         raise BootError(BootFailure.MODEL_LOAD) from None
 
