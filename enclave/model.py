@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from enclave.errors import ModelError, RequestError, WorkersGoneError
-from enclave.inline import InlineRunner
 from enclave.memory import WeightsFolder
 from enclave.pool import WorkerPool
 from enclave.tensor import TensorView
@@ -14,6 +14,9 @@ from enclave.worker import Description
 from enclave.zygote import Zygote
 from wire.errors import BootFailure, Code
 from wire.manifest_values import Model
+
+if TYPE_CHECKING:
+    from enclave.inline import InlineRunner
 
 
 class ModelHost:
@@ -46,13 +49,17 @@ class ModelHost:
             memory_bytes=model.runtime.memory_bytes,
             weights=None if path is None else str(path),
         )
-        runner: WorkerPool | InlineRunner
-        if model.isolation == "inline":
-            runner = InlineRunner(model, description, graph)
-        else:
-            runner = WorkerPool(model, description, graph, self._zygote, self._on_lost)
+        runner = self._runner(model, description, graph)
         self._runners[model.id, model.version] = runner
         runner.start()
+
+    def _runner(self, model: Model, description: Description, graph: bytes | memoryview) -> "WorkerPool | InlineRunner":
+        if model.isolation == "inline":
+            # ONNX Runtime stays out of this process unless a manifest wants it in.
+            from enclave.inline import InlineRunner as Inline  # noqa: PLC0415
+
+            return Inline(model, description, graph)
+        return WorkerPool(model, description, graph, self._zygote, self._on_lost)
 
     def ready(self, model: Model) -> bool:
         """Whether the model can answer now."""

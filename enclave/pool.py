@@ -63,6 +63,10 @@ class _Worker:
     timer: asyncio.TimerHandle | None = None
     late: bool = False
 
+    @property
+    def dead(self) -> bool:
+        return self.state is _State.DEAD
+
     def stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
@@ -296,7 +300,7 @@ class WorkerPool:
         except BaseException:
             self._free(worker)
             raise
-        if worker.state is _State.DEAD:
+        if worker.dead:
             raise RequestError(Code.WORKER_LOST)
         loop = asyncio.get_running_loop()
         future = worker.answer = loop.create_future()
@@ -309,7 +313,7 @@ class WorkerPool:
         try:
             async with asyncio.timeout_at(deadline):
                 answer = await future
-            if worker.state is _State.DEAD:
+            if worker.dead:
                 raise RequestError(Code.WORKER_LOST)
             if answer.code is not Code.OK:
                 raise RequestError(answer.code, "" if answer.input is None else f"{inputs[answer.input].path}.data")

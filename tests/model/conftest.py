@@ -1,5 +1,6 @@
 """Worlds of one zygote for the tests of this folder."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,11 +37,10 @@ def host(zygote: Zygote, lost: list[int]) -> Iterator[ModelHost]:
 @pytest.fixture
 def until() -> Callable[..., object]:
     """Wait, bounded, until a condition holds."""
-    import asyncio
 
     async def wait(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - the condition is another process's
                 await asyncio.sleep(0.005)
 
     return wait

@@ -50,7 +50,7 @@ def model(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     *,
-    id: str = "m",
+    name: str = "m",
     version: str = "1",
     isolation: str = "process",
     runtime: Runtime | None = None,
@@ -59,7 +59,7 @@ def model(
 ) -> Model:
     """A manifest's entry for such a model."""
     return Model(
-        id=id,
+        id=name,
         version=version,
         parts=(part("graph", 1), part("weights", 1)) if weights else (part("graph", 1),),
         inputs=tuple(inputs),

@@ -116,10 +116,10 @@ def test_a_fixed_dimension_is_the_manifests(host: ModelHost) -> None:
     """The manifest may fix a dimension that the model leaves free, but not free or change one that the model fixes."""
     free, fixed = graphs.identity(shape=(-1,))[0], graphs.identity(shape=(3,))[0]
     three, four, any_ = ((graphs.tensor("x", "FP32", s),) for s in ((3,), (4,), (-1,)))
-    host.load(graphs.model(three, (graphs.tensor("y"),), id="narrowed"), free)
+    host.load(graphs.model(three, (graphs.tensor("y"),), name="narrowed"), free)
     for inputs in (four, any_):
         with pytest.raises(ModelError) as info:
-            host.load(graphs.model(inputs, (graphs.tensor("y", "FP32", (3,)),), id="other"), fixed)
+            host.load(graphs.model(inputs, (graphs.tensor("y", "FP32", (3,)),), name="other"), fixed)
         assert info.value.boot_failure is BootFailure.MODEL_SIGNATURE
 
 
@@ -181,8 +181,8 @@ def test_non_finite_values_pass_unless_refused(host: ModelHost, isolation: str, 
     kind, value = bits.split()
     data = np.array([int(value, 16)], kind).tobytes()
     sent = TensorView(name="x", datatype=datatype, shape=(1,), data=data, path="inputs[0]")
-    lax = loaded(host, graphs.identity(datatype), id="lax", isolation=isolation)
-    strict = loaded(host, graphs.identity(datatype), id="strict", isolation=isolation, reject_non_finite=True)
+    lax = loaded(host, graphs.identity(datatype), name="lax", isolation=isolation)
+    strict = loaded(host, graphs.identity(datatype), name="strict", isolation=isolation, reject_non_finite=True)
 
     async def run() -> bytes:
         with pytest.raises(RequestError) as info:
