@@ -189,7 +189,7 @@ class KmsClient:
         except ValueError:
             raise KmsFailure(BootFailure.KMS_UNTRUSTED_HOST) from None
         self._key: rsa.RSAPrivateKey | None = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
-        self._client: Any = None
+        self._client: tuple[Any, RefreshableCredentials] | None = None
 
     @property
     def tls_group(self) -> int | None:
@@ -231,13 +231,9 @@ class KmsClient:
         except ClientError as error:
             metadata = error.response.get("ResponseMetadata", {})
             raise KmsFailure(failure_of(error.response.get("Error", {}).get("Code", ""), metadata.get("HTTPStatusCode", 0))) from None
-        except _CredentialsMissing:
-            raise KmsFailure(BootFailure.CREDENTIALS_UNAVAILABLE) from None
-        except RuntimeError:  # botocore: "Credentials were refreshed, but the refreshed credentials are still expired."
-            raise KmsFailure(BootFailure.CREDENTIALS_EXPIRED) from None
         except BotoCoreError:
             raise KmsFailure(self._transport.failure or BootFailure.KMS_BAD_ANSWER) from None
-        except (ValueError, TypeError, KeyError, AttributeError):  # botocore's parser on an answer that is no JSON object of KMS
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # botocore's parser on what is no answer of KMS
             raise KmsFailure(BootFailure.KMS_BAD_ANSWER) from None
         return answer
 
@@ -264,20 +260,26 @@ class KmsClient:
             raise _CredentialsMissing from None
 
     def _connected(self) -> Any:
-        if self._client is None:
-            try:
-                self._client = self._build()
-            except _CredentialsMissing:
-                raise KmsFailure(BootFailure.CREDENTIALS_UNAVAILABLE) from None
-        return self._client
+        """The boto3 client, with credentials that have not expired by trusted time."""
+        try:
+            if self._client is None:
+                credentials = _refreshable(self._ask_credentials, self._now)
+                self._client = self._build(credentials), credentials
+            client, credentials = self._client
+            credentials.get_frozen_credentials()
+        except _CredentialsMissing:
+            raise KmsFailure(BootFailure.CREDENTIALS_UNAVAILABLE) from None
+        except RuntimeError:  # botocore: "Credentials were refreshed, but the refreshed credentials are still expired."
+            raise KmsFailure(BootFailure.CREDENTIALS_EXPIRED) from None
+        return client
 
-    def _build(self) -> Any:
+    def _build(self, credentials: RefreshableCredentials) -> Any:
         """A boto3 KMS client with these credentials alone and no other way out than our transport."""
         import boto3  # noqa: PLC0415 - 150 ms and 30 MB that only a boot pays
 
         session = botocore.session.Session()
         session.register_component("credential_provider", CredentialResolver([]))
-        session._credentials = _refreshable(self._ask_credentials, self._now)  # type: ignore[attr-defined] # the one way in without a provider chain
+        session._credentials = credentials  # type: ignore[attr-defined] # the one way in without a provider chain
         client = boto3.session.Session(botocore_session=session).client(
             "kms",
             region_name=self._region,
