@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-import errno
 import importlib
 from importlib.metadata import version
 import importlib.util
@@ -11,10 +10,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from attestation.chain import AWS_ROOTS, Root
-from attestation.checks import Check
-from attestation.errors import AppraisalError, AttestationError
-from cloister.command.output import CommandError, Context, CouldNotAskError, Exit, RejectedError, UsageError
-from wire.errors import WireError
+from cloister.command.output import Context, CouldNotAskError, Exit, UsageError, explain
 
 # Noun, what it is for, and the extra of the distribution that its module needs. The module is the noun with underscores.
 NOUNS: dict[str, tuple[str, str]] = {
@@ -77,37 +73,10 @@ def _load(noun: str) -> ModuleType:
 
 
 def _run(argv: Sequence[str], context: Context) -> Exit:
-    """Parse and run. Raises: CommandError and what `_explain` knows."""
+    """Parse and run. Raises: CommandError and what `explain` knows."""
     chosen = next((argument for argument in argv if not argument.startswith("-")), None)
     args = _parser(chosen).parse_args(argv)
     return Exit(args.run(args, context) or Exit.ACCEPTED)
-
-
-def _name(check: Check) -> dict[str, object]:
-    return {"check": check.value, "reason": check.reason}
-
-
-def _explain(error: Exception) -> CommandError:
-    """The command's error for a package's error: refusals of evidence and bytes are rejections, the system's are not."""
-    match error:
-        case CommandError():
-            return error
-        case AppraisalError():
-            found = [{**_name(m.check), "expected": m.expected, "actual": m.actual} for m in error.mismatches]
-            return RejectedError(f"{error}", data={"kind": type(error).__name__, "mismatches": found})
-        case AttestationError():
-            return RejectedError(f"{error}", data={"kind": type(error).__name__, "checks": [_name(check) for check in error.checks]})
-        case WireError():
-            return RejectedError(f"{error}", data={"kind": type(error).__name__})
-        case TimeoutError():
-            return CouldNotAskError("no answer in time; check the address, and that the parent is running")
-        case OSError():
-            reason = errno.errorcode.get(error.errno or 0, type(error).__name__)
-            what = f"{error.filename}: " if error.filename else ""
-            return CouldNotAskError(
-                f"{what}{(error.strerror or reason).lower()}; check that it exists and is yours to use", data={"errno": reason}
-            )
-    raise error
 
 
 def main(argv: Sequence[str] | None = None, root: tuple[Root, ...] = AWS_ROOTS) -> int:
@@ -129,8 +98,8 @@ def main(argv: Sequence[str] | None = None, root: tuple[Root, ...] = AWS_ROOTS) 
         return Exit.INTERRUPTED
     except BrokenPipeError:
         return Exit.COULD_NOT_ASK
-    except Exception as error:  # noqa: BLE001 - _explain raises again what it does not know
-        return context.fail(_explain(error))
+    except Exception as error:  # noqa: BLE001 - explain raises again what it does not know
+        return context.fail(explain(error))
 
 
 def run() -> None:

@@ -314,14 +314,14 @@ def opened(data: bytes) -> Check:
 
 def payload(**changes: Any) -> bytes:
     """A validly signed list whose payload differs."""
-    value: dict[Any, Any] = {
+    value: Any = {
         "version": 1,
         "sequence": 2,
         "issued": parties.NOW,
         "not_after": parties.NOW + 60,
         "entries": [{"pcrs": {0: OTHER}, "reason": ""}],
     }
-    return cose.sign(cbor.encode({**value, **changes}), kid=OWNER_KEY, typ=cose.WITHDRAWN, key=OWNER)
+    return cose.sign(cbor.encode(value | changes), kid=OWNER_KEY, typ=cose.WITHDRAWN, key=OWNER)
 
 
 BAD: list[dict[str, Any]] = [
