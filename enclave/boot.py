@@ -23,6 +23,7 @@ from enclave.platform import Platform, PlatformError
 from enclave.service import serve
 from enclave.zygote import Zygote
 from wire import manifest
+from wire.counters import Counter
 from wire.errors import BootFailure, Stage, WireError
 from wire.manifest import SignedManifest
 
@@ -128,10 +129,15 @@ def measured(machine: Machine, clock: TrustedClock) -> SignedManifest:
     return signed
 
 
+def _count_lost(counters: dict[Counter, int]) -> None:
+    counters[Counter.WORKERS_LOST] = counters.get(Counter.WORKERS_LOST, 0) + 1
+
+
 def run(*, nsm: Nsm, platform: Platform, endpoints: Endpoints) -> int:
     """Boot and serve until terminated; the process's exit code: 0 after an orderly end, 1 after a stopped boot."""
     machine = Machine(nsm=nsm, platform=platform, endpoints=endpoints)
     stage = Stage.COLD
+    counters: dict[Counter, int] = {}
     host: ModelHost | None = None
     zygote: Zygote | None = None
     try:
@@ -140,10 +146,10 @@ def run(*, nsm: Nsm, platform: Platform, endpoints: Endpoints) -> int:
         tell(machine, stage)
         signed = measured(machine, started.clock)
         tell(machine, stage := Stage.MEASURED)
-        host = ModelHost(started.zygote, MEMORY_FOLDER)
+        host = ModelHost(started.zygote, MEMORY_FOLDER, on_lost=lambda: _count_lost(counters))
         for stage in load(machine, started.clock, signed, host):
             tell(machine, stage)
-        serve(machine, started.clock, signed, host)
+        serve(machine, started.clock, signed, host, counters)
     except BootError as error:
         tell(machine, stage, error.boot_failure)
         return 1
