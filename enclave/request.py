@@ -4,7 +4,7 @@ Everything about a request that can be judged without touching tensor data is ju
 views of the message. What is refused is refused with one code and the path of the field, in the request's own order.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 import json
 from typing import Any
@@ -273,3 +273,14 @@ def render_metadata(model: Model | Pipeline, versions: Sequence[str]) -> bytes:
     if isinstance(model, Model) and model.card:
         metadata["parameters"] = dict(model.card)
     return _dump(metadata)
+
+
+def render_index(entries: Iterable[Model | Pipeline], ready: Callable[[Any], bool]) -> bytes:
+    """The repository index over `entries`, each with whether `ready` says that it can answer now."""
+    states = ((entry, ready(entry)) for entry in entries)
+    return _dump(
+        [
+            {"name": entry.id, "version": entry.version, "state": "READY" if able else "UNAVAILABLE", "reason": "" if able else "loading"}
+            for entry, able in states
+        ]
+    )
