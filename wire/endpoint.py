@@ -55,7 +55,7 @@ def _host_port(text: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         raise MalformedEndpointError("an IPv6 address stands in brackets: tcp:[::1]:8443")
-    if not colon or not host or any(c in host for c in "[]/@ \t\r\n\0"):
+    if not colon or not host or any(c in host for c in "[]/@? \t\r\n\0"):
         raise MalformedEndpointError("expected host:port")
     return host, _number(port, PORT_MAX)
 

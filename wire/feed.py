@@ -135,11 +135,22 @@ _FIELDS = {"access_key_id": str, "secret_access_key": str, "session_token": str,
 
 
 def encode_credentials(credentials: AwsCredentials) -> bytes:
-    """The whole answer frame; the body is a JSON object with exactly the fields of AwsCredentials."""
+    """The whole answer frame; the body is a JSON object with exactly the fields of AwsCredentials.
+
+    Raises ValueError for credentials that `decode_credentials` would refuse.
+    """
     body = json.dumps({name: getattr(credentials, name) for name in _FIELDS}, separators=(",", ":")).encode()
-    if len(body) > CREDENTIALS_MAX:
-        raise ValueError("credentials exceed the feed's limit")
+    try:
+        decode_credentials(body)
+    except MalformedFeedError as error:
+        raise ValueError(str(error)) from None
     return encode(FeedType.CREDENTIALS, body)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a name stands twice")
+    return dict(pairs)
 
 
 def decode_credentials(body: bytes) -> AwsCredentials:
@@ -147,7 +158,7 @@ def decode_credentials(body: bytes) -> AwsCredentials:
     if len(body) > CREDENTIALS_MAX:
         raise MalformedFeedError("credentials exceed the feed's limit")
     try:
-        value = json.loads(bytes(body).decode("ascii"))
+        value = json.loads(bytes(body).decode("ascii"), object_pairs_hook=_object)
     except (ValueError, RecursionError):
         raise MalformedFeedError("credentials are not JSON") from None
     if not isinstance(value, dict) or value.keys() != _FIELDS.keys():
