@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from enclave.errors import RequestError
 from wire.errors import Code
-from wire.tensor import join_bytes, split_bytes
+from wire.tensor import MalformedTensorError, join_bytes, split_bytes
 
 # An answer as JSON is at least ten times its binary size and is made on the loop: larger ones must be asked for in binary.
 JSON_ELEMENTS_MAX = 1 << 18
@@ -69,7 +69,7 @@ def to_values(datatype: str, count: int, data: bytes | bytearray | memoryview, p
     if datatype == "BYTES":
         try:
             return [value.decode("utf-8") for value in split_bytes(memoryview(data), count)]
-        except ValueError:
+        except (MalformedTensorError, UnicodeDecodeError):
             raise RequestError(Code.INVALID_VALUE, path) from None
     if datatype == "BOOL":
         return [bool(value) for value in bytes(data)]
