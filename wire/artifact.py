@@ -321,7 +321,7 @@ def unlock(header: Header, data_key: bytes) -> Unlocked:
     That the header is the intended one is the caller's to check: its digest and commitment are pinned by the manifest.
     Raises: WrongKeyError.
     """
-    if len(data_key) != DATA_KEY_BYTES or not hmac.compare_digest(_commitment(data_key, header.message_id), header.commitment):
+    if not hmac.compare_digest(_commitment(data_key, header.message_id), header.commitment):
         raise WrongKeyError("the data key does not fit the artifact's key commitment")
     key = _content_key(data_key, header.message_id)
     try:

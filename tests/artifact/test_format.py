@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 import struct
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 import pytest
@@ -92,15 +95,15 @@ def test_frames_have_their_place() -> None:
 
 def test_another_key_fails_at_the_commitment() -> None:
     """A wrong data key is refused before any frame, also where the header's tag was made with it."""
-    data = make.seal(b"model")
-    with pytest.raises(artifact.WrongKeyError):
-        artifact.unlock(artifact.parse_header(data), bytes(32))
-    other = make.header(data_key=bytes(32))
-    ours = artifact.parse_header(data)
-    mixed = other.raw[: -artifact.TAG_BYTES - artifact.COMMITMENT_BYTES] + ours.commitment + other.tag
-    for key in (make.DATA_KEY, bytes(32)):
+    head = artifact.parse_header(make.seal(b"model"))
+    other = bytes(32)
+    key = AESGCM(HKDF(SHA512(), 32, make.MESSAGE_ID, b"\x04\x78DERIVEKEY").derive(other))
+    forged = artifact.parse_header(head.body + key.encrypt(bytes(12), b"", head.body))
+    for data_key in (make.DATA_KEY, other):
         with pytest.raises(artifact.WrongKeyError):
-            artifact.unlock(artifact.parse_header(mixed), key)
+            artifact.unlock(forged, data_key)
+    with pytest.raises(artifact.WrongKeyError):
+        artifact.unlock(head, other)
 
 
 @pytest.mark.parametrize("size", [0, 31, 33, 64])
@@ -151,6 +154,17 @@ def test_no_layout_for_other_lengths(content: int) -> None:
         artifact.Layout(header_length=0, frame_length=1 << 20, artifact_length=artifact.LENGTH_MAX + 1)
     with pytest.raises(artifact.MalformedArtifactError):
         artifact.Layout(header_length=0, frame_length=1, artifact_length=33 * 0xFFFF_FFFF + artifact.FINAL_OVERHEAD)
+
+
+def test_a_frame_has_its_size() -> None:
+    """A frame with bytes behind it, or cut, does not open."""
+    data = make.seal(bytes(20), frame_length=16)
+    unlocked = artifact.unlock(artifact.parse_header(data), make.DATA_KEY)
+    frame = make.layout(data).frame(1)
+    whole = data[frame.offset : frame.offset + frame.size]
+    for other in (whole + b"\0", whole[:-1], whole[:10], b""):
+        with pytest.raises(artifact.DamagedArtifactError):
+            unlocked.open_into(frame, other, bytearray(16))
 
 
 def test_frames_are_counted_from_one() -> None:
