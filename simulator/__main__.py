@@ -6,6 +6,7 @@ import sys
 NOUNS = {
     "nsm": "simulator.nsm_process",
     "kms": "simulator.kms",
+    "attack": "simulator.hostile.run",
     "demo": "simulator.demo",
     "cloister": "simulator.world",
 }

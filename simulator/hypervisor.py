@@ -118,10 +118,14 @@ def _new_module_id() -> str:
     return f"i-{secrets.token_hex(9)[:17]}-enc{secrets.token_hex(8)}"
 
 
+def initial_pcr4(module_id: str) -> bytes:
+    """PCR4 of every enclave on the instance that `module_id` names."""
+    return hashlib.sha384(ZERO + module_id.partition("-enc")[0].encode()).digest()
+
+
 def _initial_pcrs(measurements: Measurements, module_id: str, *, debug: bool) -> dict[int, bytes]:
     """What a Nitro hypervisor fills in; in debug mode PCR0-2 are zero and PCR4 is not."""
-    instance = module_id.partition("-enc")[0].encode()
-    return ({} if debug else dict(measurements.pcrs)) | {4: hashlib.sha384(ZERO + instance).digest()}
+    return ({} if debug else dict(measurements.pcrs)) | {4: initial_pcr4(module_id)}
 
 
 def _start_nsm(run: Path, state: Path, module_id: str, pcrs: dict[int, bytes]) -> subprocess.Popen[bytes]:

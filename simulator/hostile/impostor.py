@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 import contextlib
 import json
+import time
 
 from enclave.session import EnclaveSession, Terms
 from wire.errors import WireError
@@ -46,7 +47,7 @@ class Impostor:
         challenge = await read_frame(reader, FrameType.CHALLENGE)
         nonce, user_data = session.challenge(challenge)
         writer.write(session.offer(await self._document(challenge, nonce, user_data)))
-        opened = session.open(await read_frame(reader, FrameType.OPEN), now=0.0)
+        opened = session.open(await read_frame(reader, FrameType.OPEN), now=time.time())
         writer.write(opened.frame)
         while True:
             event = session.record(await read_frame(reader, FrameType.RECORD))
