@@ -50,8 +50,8 @@ _REGISTRY = (
         twin=(
             Edit(
                 file="attestation/appraise.py",
-                old="return next((item for item in measurements if all(pcrs.get(index) == value for index, value in item.pcrs.items())), None)",
-                new="return measurements[0]",
+                old="if all(pcrs.get(index) == value for index, value in item.pcrs.items())), None)",
+                new="), None)",
             ),
         ),
         run=evidence_attacks.other_image,

@@ -34,6 +34,7 @@ def backdoored(world: World) -> Measurements:
 async def steal(world: World, impostor: Impostor, socket: Path) -> Outcome:
     """Let a caller with honest reference values meet the impostor; succeeded if the impostor read its canary."""
     data = canary()
+    refused: str | None = None
     server = await impostor.serve(str(socket))
     async with server:
         try:
@@ -42,8 +43,6 @@ async def steal(world: World, impostor: Impostor, socket: Path) -> Outcome:
                 await client.infer(MODEL, {INPUT: data}, timeout=10.0)
         except CloisterError as error:
             refused = refusal_of(error)
-        else:
-            refused = None
     stolen = any(data.tobytes() in content for content in impostor.stolen)
     return Outcome(succeeded=stolen, refused_by=None if stolen else refused)
 

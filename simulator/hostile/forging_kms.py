@@ -45,8 +45,7 @@ class ForgingKms(SimulatedKms):
 def main(argv: list[str]) -> int:
     """The simulator's command with this KMS in place of its own."""
     ForgingKms.forged = Path(argv[argv.index("--state") + 1]) / FORGED
-    command.SimulatedKms = ForgingKms  # type: ignore[misc]
-    return command.main(argv)
+    return command.main(argv, ForgingKms)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,8 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.list:
         for attack in ATTACKS.values():
-            print(
-                f"{attack.id}: {attack.lie} [{attack.threat}, {attack.position.value}]\n    refused by {attack.check}\n    as {attack.refused_by}"
-            )
+            print(f"{attack.id}: {attack.lie} [{attack.threat}, {attack.position.value}]")
+            print(f"    refused by {attack.check}\n    as {attack.refused_by}")
         return 0
     attack = ATTACKS[arguments.id]
     outcome = run_twin(attack.id, attack.twin) if arguments.twin else asyncio.run(attack.run())  # type: ignore[arg-type]

@@ -33,13 +33,13 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_service(state: Path, roots: tuple[Root, ...], *, region: str = REGION) -> SimulatedKms:
-    """The service on a state directory, with the machine's clock and its log in that directory."""
+def open_service(state: Path, roots: tuple[Root, ...], *, region: str = REGION, service: type[SimulatedKms] = SimulatedKms) -> SimulatedKms:
+    """The service (or one that behaves otherwise, for attacks) on a state directory, with the machine's clock and its log in that directory."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return SimulatedKms(state=state, region=region, roots=roots, clock=_now, log=trail.to_file(state / trail.TRAIL))
+    return service(state=state, region=region, roots=roots, clock=_now, log=trail.to_file(state / trail.TRAIL))
 
 
-def _serve(args: argparse.Namespace) -> int:
+def _serve(args: argparse.Namespace, service: type[SimulatedKms]) -> int:
     host, _, port = args.listen.rpartition(":")
     if host not in {"127.0.0.1", "localhost"} or not port.isdigit():
         print("kms: the simulator listens on loopback alone: --listen 127.0.0.1:PORT", file=sys.stderr)
@@ -51,7 +51,7 @@ def _serve(args: argparse.Namespace) -> int:
         return 2
     names = tuple(args.name or [f"kms.{args.region}.amazonaws.com", "localhost", "127.0.0.1"])
     server = KmsServer(
-        open_service(args.state, roots, region=args.region), tls.server_context(args.state, names), (host, int(port))
+        open_service(args.state, roots, region=args.region, service=service), tls.server_context(args.state, names), (host, int(port))
     ).start()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -108,11 +108,11 @@ def _issue_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], service: type[SimulatedKms] = SimulatedKms) -> int:
     """Serve until terminated, or `issue` a caller. 0 done, 2 usage."""
     try:
         if argv[:1] == ["issue"]:
             return _issue(_issue_parser().parse_args(argv[1:]))
-        return _serve(_parser().parse_args(argv))
+        return _serve(_parser().parse_args(argv), service)
     except SystemExit as stop:
         return int(stop.code or 0)
