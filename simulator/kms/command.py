@@ -34,7 +34,7 @@ def _now() -> datetime:
 
 
 def open_service(state: Path, roots: tuple[Root, ...], *, region: str = REGION, service: type[SimulatedKms] = SimulatedKms) -> SimulatedKms:
-    """The service (or one that behaves otherwise, for attacks) on a state directory, with the machine's clock and its log in that directory."""
+    """`service` on a state directory, with the machine's clock and its log in that directory."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     return service(state=state, region=region, roots=roots, clock=_now, log=trail.to_file(state / trail.TRAIL))
 
