@@ -185,7 +185,7 @@ def _old_epoch(callers: tuple[Caller, ...], subject: Subject) -> list[Plan]:
 def _grant_holders(cast: Cast, subject: Subject, metadata: Metadata) -> list[Plan]:
     """Grants that exist, or could: made long ago, they outlive every change of the policy."""
     context = subject.contexts[0]
-    made = _grants(cast.callers, cast.stranger, context)
+    made = _grants((*cast.callers, cast.root, cast.iam_admin), cast.stranger, context)
     if metadata.grants is None:
         return [*made, Plan(steps=(_step(cast.stranger, "Decrypt", context, granted=True),), supposed=True)]
     return made

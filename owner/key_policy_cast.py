@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import re
 
 from owner.key_policy_subject import filled, named
-from owner.policy_document import Policy, PrincipalKind, parse_identity
+from owner.policy import matches_action
+from owner.policy_document import Effect, Policy, PrincipalKind, parse_identity
 from owner.policy_principal import CallerKind, Principal, principal_from_arn
 
 STRANGER_ACCOUNT = "999999999999"
@@ -67,6 +68,17 @@ def named_arns(policy: Policy) -> tuple[str, ...]:
         if principal.kind is not CallerKind.ROOT:
             found.append(arn)
     return tuple(found)
+
+
+def decrypting_arns(policy: Policy) -> frozenset[str]:
+    """ARNs that an Allow of kms:Decrypt names; whether it comes to anything is for the engine to say."""
+    return frozenset(
+        entry.value
+        for statement in policy.statements
+        if statement.effect is Effect.ALLOW and statement.principals is not None and matches_action(statement.actions, "kms:Decrypt")
+        for entry in statement.principals.entries
+        if entry.kind is PrincipalKind.ARN and not statement.principals.negated
+    )
 
 
 def _accounts(policy: Policy) -> tuple[str, ...]:

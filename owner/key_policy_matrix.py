@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from owner.key_policy_attack import Attack, Guard, Plan, Step, plans
-from owner.key_policy_cast import Caller, Cast, cast, named_arns, owner_account
+from owner.key_policy_cast import Caller, Cast, cast, decrypting_arns, named_arns, owner_account
 from owner.key_policy_metadata import Metadata
 from owner.key_policy_subject import IMAGE, PCR_PREFIX, Expected, Subject, subject
 from owner.policy import Decision, Grant, Outcome, Request, decide
@@ -152,13 +152,14 @@ def administrators(policy: Policy) -> tuple[str, ...]:
 
 
 def _user_accounts(policy: Policy, about: Subject) -> tuple[str, ...]:
-    """The accounts of those named who may decrypt from a right enclave, or without any."""
+    """The accounts of those whom a statement names, by their own ARN, as allowed to decrypt, and who may."""
     players = cast(policy, _NOBODYS_ACCOUNT)
     arn = f"arn:aws:kms:eu-central-1:{_NOBODYS_ACCOUNT}:{KEY_ID}"
+    users = decrypting_arns(policy)
     return tuple(
         caller.principal.account
         for caller in players.callers
-        if caller is not players.stranger
+        if caller.name in users
         and any(
             _may(policy, caller, "kms:Decrypt", arn, enclave, context) for enclave in (*about.enclaves, None) for context in about.contexts
         )
@@ -186,15 +187,7 @@ def matrix(
     trusted = administrator or _administrator(candidates, users)
     trusted_callers = tuple(caller for caller in players.callers if caller.name == trusted)
     holders = [caller for grant in known.grants or () for caller in _holder(grant)]
-    everyone = Cast(
-        account=account,
-        callers=(*holders, *players.callers),
-        root=players.root,
-        iam_admin=players.iam_admin,
-        ci=players.ci,
-        stranger=players.stranger,
-    )
-    tried = plans(everyone, trusted_callers, about, known)
+    tried = plans(players, trusted_callers, about, known)
     if holders:
         context = about.contexts[0]
         held = [Plan(steps=(Step(caller=holder, action="kms:Decrypt", context=context, keys={}),)) for holder in holders]

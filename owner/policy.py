@@ -133,7 +133,8 @@ def _principal(statement: Statement, caller: Principal) -> _Match:
     return _Match.NO if _exempt(principals, caller) else _Match.DIRECT
 
 
-def _action(patterns: Patterns, action: str) -> bool:
+def matches_action(patterns: Patterns, action: str) -> bool:
+    """Whether an Action or NotAction element covers this action; letter case does not count."""
     return patterns.negated != any(glob(pattern.lower(), action.lower()) for pattern in patterns.values)
 
 
@@ -168,7 +169,7 @@ def _judge(statement: Statement, source: str, request: Request, context: Context
     match = _principal(statement, request.principal)
     if match is _Match.NO:
         return verdict(Because.PRINCIPAL), match
-    if not _action(statement.actions, request.action):
+    if not matches_action(statement.actions, request.action):
         return verdict(Because.ACTION), match
     resource = _resource(statement.resources, request.resource, variables=variables)
     if resource is Truth.FALSE:
