@@ -66,6 +66,7 @@ def test_outputs_are_selected() -> None:
     assert [(w.at, w.binary) for w in parse({"inputs": [x(), flag()], "outputs": []}).outputs] == [(0, False), (1, False)]
 
 
+BINARY = "outputs[0].parameters.binary_data"
 SHARED = "inputs[0].parameters.shared_memory_region"
 CLASSIFICATION = "outputs[0].parameters.classification"
 SIZE = "inputs[0].parameters.binary_data_size"
@@ -139,7 +140,7 @@ REFUSED: list[tuple[str, object, bytes, Code, str]] = [
     ("unknown output", asking({"name": "q"}), b"", Code.UNKNOWN_OUTPUT, "outputs[0].name"),
     ("output twice", asking({"name": "y"}, {"name": "y"}), b"", Code.WRONG_FIELD_TYPE, "outputs[1].name"),
     ("classification", asking({"name": "y", "parameters": {"classification": 2}}), b"", Code.UNSUPPORTED_PARAMETER, CLASSIFICATION),
-    ("no boolean", asking({"name": "y", "parameters": {"binary_data": 1}}), b"", Code.WRONG_FIELD_TYPE, "outputs[0].parameters.binary_data"),
+    ("no boolean", asking({"name": "y", "parameters": {"binary_data": 1}}), b"", Code.WRONG_FIELD_TYPE, BINARY),
 ]  # fmt: skip
 
 
