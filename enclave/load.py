@@ -12,7 +12,7 @@ from functools import partial
 import mmap
 import os
 
-from enclave import artifact, feed
+from enclave import artifact, feed, intake
 from enclave.clock import TrustedClock
 from enclave.dial import dialler
 from enclave.errors import BootError, WorkersGoneError
@@ -103,8 +103,12 @@ def _open(machine: Machine, unwrapped: _Unwrapped, sink: bytearray | memoryview)
 
 
 def _load(machine: Machine, model: Model, parts: tuple[_Unwrapped, ...], host: ModelHost) -> None:
+    total = sum(unwrapped.part.length for unwrapped in parts)
+    if total > model.intake.max_bytes:
+        raise BootError(BootFailure.MODEL_REFUSED)
     graph = bytearray(parts[0].part.length)
     _open(machine, parts[0], graph)
+    intake.judge(graph, intake=model.intake, weights=total - len(graph))
     weights: int | None = None
     for unwrapped in parts[1:]:
         weights = host.create_weights()

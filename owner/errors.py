@@ -12,6 +12,7 @@ class Refusal(StrEnum):
 
     NOT_ONNX = "not-onnx"
     PICKLE = "pickle"
+    TRAINING = "training"
     CUSTOM_OPERATOR = "custom-operator"
     OUTSIDE_DATA = "outside-data"
     NOT_A_TENSOR = "not-a-tensor"

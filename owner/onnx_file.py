@@ -16,26 +16,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from owner.errors import ModelRefusedError, Refusal
 from wire.manifest import Tensor
+from wire.onnx_profile import DATATYPES, DOMAINS
 
-# What ONNX Runtime's CPU build brings along; anything else would need a library that the enclave has not.
-DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-
-_DATATYPES: dict[int, str] = {
-    TensorProto.BOOL: "BOOL",
-    TensorProto.UINT8: "UINT8",
-    TensorProto.UINT16: "UINT16",
-    TensorProto.UINT32: "UINT32",
-    TensorProto.UINT64: "UINT64",
-    TensorProto.INT8: "INT8",
-    TensorProto.INT16: "INT16",
-    TensorProto.INT32: "INT32",
-    TensorProto.INT64: "INT64",
-    TensorProto.FLOAT16: "FP16",
-    TensorProto.BFLOAT16: "BF16",
-    TensorProto.FLOAT: "FP32",
-    TensorProto.DOUBLE: "FP64",
-    TensorProto.STRING: "BYTES",
-}
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 NAME_MAX = 128
 
@@ -77,6 +59,8 @@ def _load(data: bytes) -> ModelProto:
         raise ModelRefusedError(Refusal.NOT_ONNX, "not an ONNX file") from None
     if not proto.HasField("graph") or not proto.graph.node or not proto.opset_import:
         raise ModelRefusedError(Refusal.NOT_ONNX, "not an ONNX file: no graph, no nodes or no operator set")
+    if proto.training_info:
+        raise ModelRefusedError(Refusal.TRAINING, "the model carries a training graph; export it for inference")
     return proto
 
 
@@ -132,7 +116,7 @@ def _tensor(value: ValueInfoProto, kind: str) -> Tensor:
     if not 0 < len(value.name) <= NAME_MAX or not value.name.isprintable():
         raise ModelRefusedError(Refusal.NAME, f"the name of an {kind} is empty, longer than {NAME_MAX} characters or not printable")
     tensor = value.type.tensor_type
-    datatype = _DATATYPES.get(tensor.elem_type)
+    datatype = DATATYPES.get(tensor.elem_type)
     if datatype is None:
         raise ModelRefusedError(Refusal.DATATYPE, f"{kind} {value.name!r} has a datatype that the inference protocol does not name")
     if not tensor.HasField("shape"):

@@ -8,13 +8,13 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from owner.errors import ModelRefusedError, Refusal
 from owner.onnx_file import ModelFile, external
+from wire.onnx_profile import WEIGHTS_FILE
 
 SPLIT_ABOVE = 2 << 20  # a smaller model is one message and one KMS call
 KEEP_BELOW = 1024  # shapes and scalars stay in the graph, where ONNX Runtime folds them
 PAGE = 4096  # a tensor that starts on a page is mapped without a copy
 PAGE_ALIGNED_FROM = 16 * PAGE
 ALIGNMENT = 64
-FILE_NAME = "weights"
 _ZEROS = bytes(PAGE)
 # Types whose non-raw fields hold the very numbers of the raw form.
 _TYPED: dict[int, str] = {
@@ -88,7 +88,7 @@ def _point(tensor: TensorProto, offset: int, length: int) -> None:
         tensor.ClearField(name)
     del tensor.external_data[:]
     tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", FILE_NAME), ("offset", str(offset)), ("length", str(length))):
+    for key, value in (("location", WEIGHTS_FILE), ("offset", str(offset)), ("length", str(length))):
         entry = tensor.external_data.add()
         entry.key, entry.value = key, value
 
