@@ -8,8 +8,8 @@ import shutil
 import stat
 import tempfile
 
-# The one name of external data that sealing writes and intake accepts.
-WEIGHTS_FILE = "weights"
+from wire.onnx_profile import WEIGHTS_FILE
+
 # Nobody can change the size afterwards: a worker that shrank its area would otherwise end the enclave with SIGBUS.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "rootfs"})
