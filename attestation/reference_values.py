@@ -19,7 +19,7 @@ from attestation.values import Measurement, ReferenceValues, pcr16_of, pcr17_of
 from wire import cose, keys
 from wire.errors import WireError
 
-__all__ = ["FORMAT", "Measurement", "ReferenceValues", "open_signed", "parse", "pcr16_of", "pcr17_of", "render", "sign"]
+__all__ = ["FORMAT", "Measurement", "ReferenceValues", "measurement_of", "open_signed", "parse", "pcr16_of", "pcr17_of", "render", "sign"]
 
 FORMAT = "cloister-reference-values/1"
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
@@ -100,6 +100,26 @@ def _measurement(value: Json, where: str) -> Measurement:
         pcr8=_optional(members.get("pcr8"), f"{where}.pcr8"),
         label=_text(members.get("label", ""), f"{where}.label"),
     )
+
+
+def measurement_of(value: Json) -> Measurement:
+    """The measurement in the JSON of `cloister image measure` ({"pcrs": {"0": hex, ...}}) or of nitro-cli ({"Measurements": ...}).
+
+    Raises: MalformedReferenceValuesError.
+    """
+    match value:
+        case {"pcrs": dict() as pcrs}:
+            registers = {f"pcr{index}": pcrs.get(str(index)) for index in (0, 1, 2, 8)}
+        case {"Measurements": dict() as pcrs}:
+            registers = {f"pcr{index}": pcrs.get(f"PCR{index}") for index in (0, 1, 2, 8)}
+        case _:
+            raise _fail("the file", "the output of cloister image measure --json or of nitro-cli")
+    if registers["pcr8"] is None:
+        del registers["pcr8"]
+    try:
+        return _measurement(registers, "the image")
+    except ValueError as error:
+        raise MalformedReferenceValuesError(Check.REFERENCE_VALUES, str(error)) from None
 
 
 def _values(members: dict[str, Json]) -> ReferenceValues:
