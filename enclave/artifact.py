@@ -4,14 +4,21 @@ The parent delivers the bytes and may lie about every one of them. Each check co
 digest before KMS is asked, commitment before the first frame, and nothing is used before the final frame opened.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 import hashlib
 import hmac
+from itertools import cycle
+import os
+from typing import Protocol
 
 from enclave.errors import BootError
 from wire import artifact
 from wire.errors import BootFailure
 from wire.manifest import Part
+
+HELD = 3  # frames in memory at once, beside the one that is being fetched
 
 Fetch = Callable[[int, int], Iterable[bytes | bytearray | memoryview]]
 """(offset, length) -> buffers that hold exactly these bytes of the sealed part, in order; each valid until the next one is asked for."""
@@ -67,11 +74,11 @@ def _layout(header: artifact.Header, part: Part) -> artifact.Layout:
 
 
 def _frames(layout: artifact.Layout, body: Iterable[bytes | bytearray | memoryview]) -> Iterator[tuple[artifact.Frame, memoryview]]:
-    """Cut the body into whole frames; each is valid until the next one is asked for."""
-    buffer = memoryview(bytearray(layout.frame(1).size + artifact.FINAL_OVERHEAD))
+    """Cut the body into whole frames, each valid until HELD more were asked for. A body cut short gives fewer: its digest fails."""
+    size = layout.frame(1).size + artifact.FINAL_OVERHEAD
+    buffers = cycle([memoryview(bytearray(size)) for _ in range(HELD + 1)])
     frames = layout.frames()
-    frame: artifact.Frame | None = next(frames)
-    held = 0
+    frame, buffer, held = next(frames, None), next(buffers), 0
     for chunk in body:
         rest = memoryview(chunk)
         while rest:
@@ -82,23 +89,61 @@ def _frames(layout: artifact.Layout, body: Iterable[bytes | bytearray | memoryvi
             rest, held = rest[count:], held + count
             if held == frame.size:
                 yield frame, buffer[:held]
-                frame, held = next(frames, None), 0
-    if frame is not None:
-        raise ArtifactError(BootFailure.ARTIFACT_DIGEST)
+                frame, buffer, held = next(frames, None), next(buffers), 0
 
 
-def open_part(
-    fetch: Fetch,
-    part: Part,
-    data_key: bytes,
-    sink: bytearray | memoryview,
-    *,
-    header: artifact.Header,
-) -> None:
-    """Open the part behind a header that `check_header` returned into `sink`, of exactly `part.length` bytes.
+class Sink(Protocol):
+    """Where plaintext goes: `room` gives as many writable bytes as the frame has, `put` is told when they are right."""
 
-    The digest of the whole artifact runs beside the opening. Raises: ArtifactError, when `sink` holds bytes that nothing
-    vouches for and must be dropped; what `fetch` raises.
+    def room(self, frame: artifact.Frame) -> memoryview:
+        """Bytes to open the frame into."""
+        ...
+
+    def put(self, frame: artifact.Frame, plaintext: memoryview) -> None:
+        """Take what was opened into `room`."""
+        ...
+
+
+class MemorySink:
+    """A buffer of exactly the part's length, filled in place."""
+
+    def __init__(self, buffer: bytearray | memoryview) -> None:
+        self._view = memoryview(buffer)
+
+    def room(self, frame: artifact.Frame) -> memoryview:
+        """The frame's own place. Raises ValueError where the buffer ends before it."""
+        if frame.final and frame.start + frame.length != len(self._view):
+            raise ValueError("the buffer has another length than the part")
+        return self._view[frame.start : frame.start + frame.length]
+
+    def put(self, frame: artifact.Frame, plaintext: memoryview) -> None:
+        """It is there already."""
+
+
+class FileSink:
+    """A file backed by memory, written frame by frame: cheaper than a mapping, whose every page is zeroed first."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._scratch = memoryview(bytearray(artifact.FRAME_BYTES))
+
+    def room(self, frame: artifact.Frame) -> memoryview:
+        """One scratch buffer for all frames."""
+        return self._scratch[: frame.length]
+
+    def put(self, frame: artifact.Frame, plaintext: memoryview) -> None:
+        """Write it to its place. Raises OSError where memory is short."""
+        at = frame.start
+        while plaintext:
+            count = os.pwrite(self._descriptor, plaintext, at)
+            at, plaintext = at + count, plaintext[count:]
+
+
+def open_part(fetch: Fetch, part: Part, data_key: bytes, sink: Sink, *, header: artifact.Header) -> None:
+    """Open the part behind a header that `check_header` returned into `sink`.
+
+    The digest of the whole artifact is computed beside, in a thread. Raises: ArtifactError, when `sink` holds bytes that
+    nothing vouches for and must be dropped; what `fetch` and `sink` raise.
     """
     try:
         unlocked = artifact.unlock(header, data_key)
@@ -106,15 +151,18 @@ def open_part(
         raise ArtifactError(BootFailure.ARTIFACT_COMMITMENT) from None
     layout = _layout(header, part)
     digest = hashlib.sha256(header.raw)
-    with memoryview(sink) as out:
-        if len(out) != layout.length:
-            raise ValueError("the sink has another length than the part")
+    hashing: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1) as beside:
         body = fetch(len(header.raw), part.artifact_length - len(header.raw))
         for frame, data in _frames(layout, body):
-            digest.update(data)
+            hashing.append(beside.submit(digest.update, data))
+            room = sink.room(frame)
             try:
-                unlocked.open_into(frame, data, out[frame.start : frame.start + frame.length])
+                unlocked.open_into(frame, data, room)
             except artifact.DamagedArtifactError:
                 raise ArtifactError(BootFailure.ARTIFACT_DAMAGED) from None
+            sink.put(frame, room)
+            if len(hashing) >= HELD:
+                hashing.popleft().result()
     if not hmac.compare_digest(digest.digest(), part.artifact_sha256):
         raise ArtifactError(BootFailure.ARTIFACT_DIGEST)

@@ -9,8 +9,6 @@ import contextlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-import mmap
-import os
 
 from enclave import artifact, feed, intake
 from enclave.clock import TrustedClock
@@ -90,7 +88,7 @@ def unwrap(machine: Machine, clock: TrustedClock, signed: SignedManifest) -> dic
     return opened
 
 
-def _open(machine: Machine, unwrapped: _Unwrapped, sink: bytearray | memoryview) -> None:
+def _open(machine: Machine, unwrapped: _Unwrapped, sink: artifact.Sink) -> None:
     """One part into `sink`; a feed that broke starts over, a damaged artifact does not."""
 
     def attempt() -> None:
@@ -107,15 +105,13 @@ def _load(machine: Machine, model: Model, parts: tuple[_Unwrapped, ...], host: M
     if total > model.intake.max_bytes:
         raise BootError(BootFailure.MODEL_REFUSED)
     graph = bytearray(parts[0].part.length)
-    _open(machine, parts[0], graph)
+    _open(machine, parts[0], artifact.MemorySink(graph))
     intake.judge(graph, intake=model.intake, weights=total - len(graph))
     weights: int | None = None
-    for unwrapped in parts[1:]:
-        weights = host.create_weights()
-        os.ftruncate(weights, unwrapped.part.length)
-        with mmap.mmap(weights, unwrapped.part.length) as area:
-            _open(machine, unwrapped, memoryview(area))
     try:
+        for unwrapped in parts[1:]:
+            weights = host.create_weights()
+            _open(machine, unwrapped, artifact.FileSink(weights))
         host.load(model, memoryview(graph), weights)
     except (OSError, WorkersGoneError):
         raise BootError(BootFailure.MODEL_LOAD) from None
