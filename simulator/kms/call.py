@@ -52,22 +52,33 @@ class Call:
             raise KmsError(ErrorCode.SERIALIZATION, f"{name} has the wrong type")
         return value
 
-    def context(self) -> dict[str, str]:
+    def context(self, member: str = "EncryptionContext") -> dict[str, str]:
         """The encryption context; empty where there is none."""
-        value = self.members.get("EncryptionContext")
+        value = self.members.get(member)
         return {name: item for name, item in value.items() if isinstance(item, str)} if isinstance(value, dict) else {}
 
-    def authorize(self, key: Key | None, action: str, extra: Mapping[str, tuple[str, ...]] | None = None) -> None:
+    def authorize(
+        self, key: Key | None, action: str, extra: Mapping[str, tuple[str, ...]] | None = None, *, context: str = "EncryptionContext"
+    ) -> None:
         """Let `owner.policy` decide. Raises: KmsError(ACCESS_DENIED), naming the statement that decided."""
         account = self.principal.account
         arn = key.arn if key else f"arn:aws:kms:{self.region}:{account}:*"
         policy = parse(key.policy if key else _ACCOUNT_POLICY.format(account=account))
-        decision = self.judge(policy, key, action, arn, extra or {})
+        decision = self.judge(policy, key, action, arn, extra or {}, context=context)
         self.decisions.append(decision)
         if not decision.allowed:
             raise KmsError(ErrorCode.ACCESS_DENIED, f"{self._denied(action, arn, decision)}")
 
-    def judge(self, policy: Policy, key: Key | None, action: str, arn: str, extra: Mapping[str, tuple[str, ...]]) -> Decision:
+    def judge(
+        self,
+        policy: Policy,
+        key: Key | None,
+        action: str,
+        arn: str,
+        extra: Mapping[str, tuple[str, ...]],
+        *,
+        context: str = "EncryptionContext",
+    ) -> Decision:
         """The decision under `policy`, which need not be the key's own."""
         keys = {"aws:requestedregion": (self.region,), **key_conditions(key), **condition_keys(self.recipient), **extra}
         if "EncryptionAlgorithm" in self.members or action in CRYPTOGRAPHIC:
@@ -76,7 +87,7 @@ class Call:
             principal=self.principal,
             action=action,
             resource=arn,
-            encryption_context=self.context(),
+            encryption_context=self.context(context),
             context=keys,
             identity=tuple(map(parse_identity, self.access.identity)),
         )

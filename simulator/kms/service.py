@@ -37,8 +37,6 @@ _OPERATIONS: dict[str, Callable[[Call, KeyStore], operations.Answer]] = {
     "PutKeyPolicy": management.put_key_policy,
 }
 MODELLED = frozenset(_OPERATIONS)
-# Operations whose IAM actions have other names than they.
-_ACTIONS = {"ReEncrypt": ("ReEncryptFrom",)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +100,7 @@ class SimulatedKms:
         call = Call(operation=operation, members={}, access=access, region=self._region, now=self._clock(), roots=self._roots)
         try:
             call.members = shapes.read_input(operation, _json(request.body))
-            answer = _OPERATIONS.get(operation, _not_modelled)(call, self.keys)
+            answer = _OPERATIONS.get(operation, _re_encrypt if operation == "ReEncrypt" else _not_modelled)(call, self.keys)
         except KmsError as error:
             self._write(call, error, request_id)
             raise
@@ -127,14 +125,30 @@ class SimulatedKms:
             self._log(trail.event(call, error, request_id))
 
 
+def _refuse(call: Call) -> KmsError:
+    return KmsError(ErrorCode.UNSUPPORTED, f"{call.operation} is allowed but not modelled by this simulator")
+
+
 def _not_modelled(call: Call, store: KeyStore) -> operations.Answer:
-    key_id = call.text("KeyId") or call.text("SourceKeyId")
-    blob = call.members.get("CiphertextBlob")
-    key = resolve(call, store, key_id) if key_id else store.of_blob(blob) if isinstance(blob, bytes) else None
-    call.key = key
-    for action in _ACTIONS.get(call.operation, (call.operation,)):
-        call.authorize(key, f"kms:{action}")
-    raise KmsError(ErrorCode.UNSUPPORTED, f"{call.operation} is allowed but not modelled by this simulator")
+    """Judge the action on the key that the request names, then say that it is not modelled."""
+    key_id, blob = call.text("KeyId"), call.members.get("CiphertextBlob")
+    call.key = resolve(call, store, key_id) if key_id else store.of_blob(blob) if isinstance(blob, bytes) else None
+    call.authorize(call.key, f"kms:{call.operation}")
+    raise _refuse(call)
+
+
+def _re_encrypt(call: Call, store: KeyStore) -> operations.Answer:
+    """ReEncrypt asks twice: kms:ReEncryptFrom of the key of the blob, kms:ReEncryptTo of the destination."""
+    source_id = call.text("SourceKeyId")
+    source = resolve(call, store, source_id) if source_id else store.of_blob(call.blob("CiphertextBlob"))
+    destination = resolve(call, store, call.text("DestinationKeyId"))
+    if source is None:
+        raise KmsError(ErrorCode.ACCESS_DENIED, "The ciphertext refers to a KMS key that does not exist.")
+    call.key = source
+    same = {"kms:reencryptonsamekey": ("true" if source.arn == destination.arn else "false",)}
+    call.authorize(source, "kms:ReEncryptFrom", same, context="SourceEncryptionContext")
+    call.authorize(destination, "kms:ReEncryptTo", same, context="DestinationEncryptionContext")
+    raise _refuse(call)
 
 
 def _json(body: bytes) -> Value:

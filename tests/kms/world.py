@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from attestation.chain import Root
 from attestation.values import Measurement
 from owner.key_policy import Inputs, generate
-from simulator.kms import Access, issue
+from simulator.kms import Access, SimulatedKms, issue
+from simulator.kms.service import HttpRequest
+from simulator.kms.shapes import write
+from simulator.kms.signature import Signed, compute
 from simulator.nsm import SimulatedNsm
 from simulator.pki import SimulatedPki, read_root
 from wire.manifest import encryption_context, extended, owner_measurement
@@ -118,3 +122,21 @@ def client(access: Access, port: int, state: Path, **config: Any) -> Any:
         verify=str(state / "ca.pem"),
         config=options,
     )
+
+
+def signed(kms: SimulatedKms, access: Access, operation: str, members: dict[str, Any], now: datetime, **headers: str) -> tuple[int, Any]:
+    """One signed request handed to the service without a socket: status and JSON of the answer. `headers` replace what is sent."""
+    body = json.dumps(write(members)).encode()
+    sent = {"host": "kms", "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"), "x-amz-target": f"TrentService.{operation}"}
+    if access.session_token is not None:
+        sent["x-amz-security-token"] = access.session_token
+    sent.update(headers)
+    date = sent["x-amz-date"][:8]
+    shape = Signed(
+        access_key_id=access.access_key_id, date=date, region=REGION, service="kms", headers=tuple(sorted(sent)), signature="0" * 64
+    )
+    value = compute(shape, sent, body, access.secret_access_key)
+    scope = f"{access.access_key_id}/{date}/{REGION}/kms/aws4_request"
+    sent["authorization"] = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={';'.join(shape.headers)}, Signature={value}"
+    response = kms.handle(HttpRequest(method="POST", path="/", headers=sent, body=body))
+    return response.status, json.loads(response.body or b"{}")
