@@ -21,8 +21,11 @@ CHECKED_TESTS = tests/contracts tests/docs
 
 venv: $(VENV)/installed
 
-$(VENV)/installed: $(LOCKS) pyproject.toml requirements/venv.sh
+$(VENV)/locked: $(LOCKS) requirements/venv.sh
 	sh requirements/venv.sh "$(PYTHON)" "$(VENV)" $(LOCKS)
+	touch $@
+
+$(VENV)/installed: $(VENV)/locked pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . >$(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
 	touch $@
 

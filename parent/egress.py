@@ -16,6 +16,7 @@ from wire.endpoint import Tcp
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 ADDRESSES_MAX = 8  # tried in turn per connection
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")  # what else of IPv6 is not handed out, or stands for IPv4 in ways long given up
 _METADATA = frozenset(
     ipaddress.ip_address(text)
     for text in ("169.254.169.254", "169.254.169.253", "169.254.169.123", "169.254.170.2", "fd00:ec2::254", "fd00:ec2::253")
@@ -42,13 +43,19 @@ def permitted(entry: Egress, address: Address) -> bool:
     real = embedded(address)
     if real in _METADATA or address in _METADATA:
         return False
-    if address.is_global and real.is_global and not address.is_multicast and not real.is_multicast:
+    if _public(address) and _public(real):
         return True
     named = [*entry.private]
     if _literal(entry.host) is not None:
         named.append(entry.host)
     networks = [ipaddress.ip_network(item) for item in named]
     return any(network.version == real.version and real in network for network in networks)
+
+
+def _public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST and address not in _NAT64:
+        return False
+    return address.is_global and not address.is_multicast
 
 
 def _literal(host: str) -> Address | None:

@@ -45,7 +45,7 @@ def render(metrics: Iterable[Metric]) -> str:
         lines += [f"# HELP {name} {metric.text}", f"# TYPE {name} {metric.kind}"]
         for labels, value in metric.samples:
             inside = ",".join(f'{key}="{_escape(text)}"' for key, text in labels.items())
-            lines.append(f"{name}{{{inside}}} {value:g}" if inside else f"{name} {value:.17g}")
+            lines.append(f"{name}{{{inside}}} {value:.17g}" if inside else f"{name} {value:.17g}")
     return "\n".join(lines) + "\n"
 
 
