@@ -16,7 +16,6 @@ from wire.frame import FrameBuffer, FrameType
 from wire.handshake import HANDSHAKE_SECONDS
 from wire.message import Message, Refused
 from wire.record import Octets
-from wire.seal import SealError
 
 WRITE_HIGH_WATER = 1 << 20
 PREAMBLE_MAX = 4096
@@ -93,7 +92,7 @@ class Connection(asyncio.BufferedProtocol):
                 if frame is None:
                     return
                 self._frame(frame)
-        except (WireError, SealError):
+        except WireError:
             self._fail(UnreachableError("the peer does not follow the session protocol"))
 
     def pause_writing(self) -> None:
