@@ -7,6 +7,7 @@ that unfold to more nodes than allowed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from enclave.errors import ModelError
 from enclave.protobuf import MalformedProtobufError, Message, message
@@ -15,6 +16,7 @@ from wire.manifest_values import Intake
 from wire.onnx_profile import DEPTH_MAX, DOMAINS, ITEM_BITS, WEIGHTS_FILE
 
 _EXTERNAL = 1  # TensorProto.DataLocation
+_RANK_MAX = 64  # numpy's; what has more is made to be multiplied
 _ORT_FORMAT = b"ORTM"  # a flatbuffer that ONNX Runtime would load by these bytes, unwalked
 
 FunctionName = tuple[str, str, str]
@@ -77,11 +79,8 @@ class _Walk:
 
     def count(self, dims: Sequence[int]) -> int:
         """The elements of a shape; zero-sized dimensions count as one, lest they hide what multiplies beside them."""
-        elements = 1
-        for size in dims:
-            _require(size >= 0)
-            elements *= max(size, 1)
-            _require(elements <= self.intake.max_elements)
+        _require(len(dims) <= _RANK_MAX and min(dims, default=0) >= 0)
+        elements = prod(max(size, 1) for size in dims)
         self.elements += elements
         _require(self.elements <= self.intake.max_elements)
         return 0 if 0 in dims else elements

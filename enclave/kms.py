@@ -10,7 +10,6 @@ import http.client
 import logging
 import ssl
 from typing import Any
-from urllib.parse import urlsplit
 
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
@@ -113,9 +112,6 @@ class _Transport:
         raise HTTPClientError(error="no answer")
 
     def _exchange(self, request: AWSPreparedRequest) -> AWSResponse:
-        url = urlsplit(request.url)
-        if url.scheme != "https" or url.netloc != self._host:
-            raise http.client.InvalidURL("not the manifest's endpoint")
         stream = self._dial()
         try:
             channel = tls.TlsStream(stream, self._context, self._host, seconds=ANSWER_SECONDS)
@@ -124,8 +120,8 @@ class _Transport:
             connection.auto_open = 0
             connection.sock = channel
             headers = {name: value.decode("ascii") if isinstance(value, bytes) else value for name, value in request.headers.items()}
-            body = request.body if isinstance(request.body, bytes) else str(request.body or "").encode()
-            connection.request(request.method, url.path or "/", body=body, headers={**headers, "Connection": "close"})
+            body = request.body if isinstance(request.body, bytes) else b""
+            connection.request("POST", "/", body=body, headers={**headers, "Connection": "close"})
             response = connection.getresponse()
             answer = response.read(ANSWER_MAX + 1)
         finally:

@@ -45,7 +45,8 @@ def model(
 def branch(inner: NodeProto, *, initializers: Sequence[TensorProto] = ()) -> NodeProto:
     """An If node with `inner` in both branches."""
     graph = helper.make_graph([inner], "b", [], [value("z", [None, 4])], list(initializers))
-    return helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=graph)
+    other = helper.make_graph([], "e", [], [value("z", [None, 4])])
+    return helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=other)
 
 
 def nested(depth: int) -> NodeProto:

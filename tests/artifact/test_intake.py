@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[ModelProto, int]] = {
     "a function twice": (graphs.model(functions=[graphs.function("f", [("", "Abs")])] * 2), 0),
     "functions that unfold": (graphs.laughs(6, 3), 0),
     "too many nodes": (graphs.model([helper.make_node("Identity", ["x"], ["y"])] * 51), 0),
-    "too many nodes, in branches": (graphs.model([graphs.branch(helper.make_node("Identity", ["x"], ["z"]))] * 20), 0),
+    "too many nodes, in branches": (graphs.model([graphs.branch(helper.make_node("Identity", ["x"], ["z"]))] * 26), 0),
     "too many nodes, in functions": (
         graphs.model(functions=[graphs.function(f"f{n}", [("", "Abs")] * 13) for n in range(4)]),
         0,
@@ -121,6 +121,7 @@ REFUSED: dict[str, tuple[ModelProto, int]] = {
         0,
     ),
     "a bomb behind a zero": (graphs.model(initializers=[TensorProto(name="w", data_type=1, dims=[0, 1 << 62, 1 << 62])]), 0),
+    "too many dimensions": (graphs.model(initializers=[TensorProto(name="w", data_type=1, dims=[1] * 65)]), 0),
     "a negative dimension": (graphs.model(initializers=[TensorProto(name="w", data_type=1, dims=[-1])]), 0),
     "a bomb in a constant": (
         graphs.model([helper.make_node("Constant", [], ["y"], value=TensorProto(name="c", data_type=1, dims=[1 << 40]))]),

@@ -74,6 +74,20 @@ def test_the_accepted_image_gets_its_data_key(world: World) -> None:
     assert data_key == world.client().decrypt(world.wrap(data_key), CONTEXT)
 
 
+def test_no_connection_is_left_open(world: World) -> None:
+    """Every attempt, good or bad, closes its connection."""
+    dialled: list[socket.socket] = []
+
+    def dial() -> socket.socket:
+        dialled.append(world.dial())
+        return dialled[-1]
+
+    client = world.client(dial=dial)
+    client.decrypt(world.wrap(DATA_KEY), CONTEXT)
+    failure(client)
+    assert [-1, -1] == [stream.fileno() for stream in dialled]
+
+
 def test_unwrap_is_one_attempt(world: World) -> None:
     """`unwrap` gives the data key with a client of its own."""
     assert DATA_KEY == kms.unwrap(
