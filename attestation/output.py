@@ -93,6 +93,20 @@ def _name(check: Check) -> dict[str, object]:
     return {"check": check.value, "reason": check.reason}
 
 
+# What a person does next, where the refusal has a usual cause that is no attack.
+_NEXT = {
+    Check.EXPIRED: "to judge an old document at its own moment: attestation verify --at document",
+    Check.CLOCK_AHEAD: "compare this machine's clock, and ask for fresh evidence",
+    Check.CLOCK_BEHIND: "compare this machine's clock",
+    Check.BINDING_MISSING: "give the whole evidence body as fetch --out writes it, or --config and --pk",
+    Check.WITHDRAWALS_EXPIRED: "ask the owner for the current list: reference-values update --withdrawn",
+}
+
+
+def _text(error: AttestationError) -> str:
+    return "; ".join([f"{error}", *(_NEXT[check] for check in error.checks if check in _NEXT)])
+
+
 def explain(error: Exception) -> CommandError:
     """The command's error for a package's error: refusals of evidence and bytes are rejections, the system's are not."""
     match error:
@@ -100,9 +114,9 @@ def explain(error: Exception) -> CommandError:
             return error
         case AppraisalError():
             found = [{**_name(m.check), "expected": m.expected, "actual": m.actual} for m in error.mismatches]
-            return RejectedError(f"{error}", data={"kind": type(error).__name__, "mismatches": found})
+            return RejectedError(_text(error), data={"kind": type(error).__name__, "mismatches": found})
         case AttestationError():
-            return RejectedError(f"{error}", data={"kind": type(error).__name__, "checks": [_name(check) for check in error.checks]})
+            return RejectedError(_text(error), data={"kind": type(error).__name__, "checks": [_name(check) for check in error.checks]})
         case WireError():
             return RejectedError(f"{error}", data={"kind": type(error).__name__})
         case TimeoutError():

@@ -120,6 +120,11 @@ def root_der() -> bytes:
     return certificate(SPECS[0], SPECS[0])
 
 
+def root_pem() -> bytes:
+    """The same as a person might have it."""
+    return x509.load_der_x509_certificate(root_der()).public_bytes(Encoding.PEM)
+
+
 def roots() -> tuple[Root, ...]:
     """The tests' root as trust anchor."""
     return (Root(partition="aws", sha256=hashlib.sha256(root_der()).digest()),)
