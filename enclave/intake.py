@@ -105,9 +105,8 @@ def _decimal(text: str) -> int:
 
 
 def _unfolded(functions: dict[FunctionName, _Body], main: _Body, limit: int) -> None:
-    """Refuse unknown operators, recursion, and a graph that with all its functions in place has more than `limit` nodes."""
+    """Refuse unknown operators, functions too deep in one another (in themselves, then), and more than `limit` nodes in all."""
     known: dict[FunctionName, int] = {}
-    open_: set[FunctionName] = set()
 
     def cost(body: _Body, depth: int) -> int:
         _require(depth <= DEPTH_MAX)
@@ -122,10 +121,7 @@ def _unfolded(functions: dict[FunctionName, _Body], main: _Body, limit: int) -> 
 
     def cost_of(name: FunctionName, depth: int) -> int:
         if name not in known:
-            _require(name not in open_)
-            open_.add(name)
             known[name] = cost(functions[name], depth)
-            open_.remove(name)
         return known[name]
 
     for name in functions:
