@@ -29,9 +29,9 @@ $(VENV)/installed: $(VENV)/locked pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . >$(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
 	touch $@
 
-# An environment of the enclave's lock alone, to see what its modules import.
-.venv-enclave/installed: requirements/enclave.lock requirements/venv.sh
-	sh requirements/venv.sh "$(PYTHON)" .venv-enclave requirements/enclave.lock
+# An environment of the enclave's lock alone, to see what its modules import; by the image's Python where it is here.
+.venv-enclave/installed: requirements/enclave.lock requirements/venv.sh requirements/find-python.sh
+	python=$$(sh requirements/find-python.sh 3.13); sh requirements/venv.sh "$${python:-$(PYTHON)}" .venv-enclave requirements/enclave.lock
 	touch $@
 
 test: $(VENV)/installed
@@ -58,3 +58,40 @@ locks: $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) .venv-enclave .venv-3.* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The enclave's image and the machines that it boots on. What these need is fetched into build/.
+IMAGE = build/image
+KERNEL = debian
+BOOTED = build/kernel-$(KERNEL)
+
+.PHONY: base base-update init kernel kernel-debian rootfs image image-files image-twice
+
+base:
+	sh deploy/image/base.sh build/base
+
+base-update:
+	sh deploy/image/base.sh build/base update
+
+init:
+	@mkdir -p build/init
+	$(CC) -static -Os -Wall -Wextra -Werror -s -Wl,--build-id=none -o build/init/init deploy/init/init.c
+
+kernel kernel-own:
+	sh deploy/kernel/build.sh build/kernel-own
+
+kernel-debian:
+	sh deploy/kernel/debian.sh build/kernel-debian
+
+rootfs: base
+	sh deploy/image/wheels.sh "$(PYTHON)" build/wheels
+	@mkdir -p $(IMAGE)
+	sh deploy/image/rootfs.sh build/base/root $(IMAGE)/oci
+
+image: $(VENV)/installed rootfs init kernel-$(KERNEL)
+	sh deploy/image/eif.sh "$(BIN)/python" $(IMAGE) $(BOOTED) $(FILES)
+
+image-files:
+	$(MAKE) --no-print-directory image FILES=--write-files
+
+image-twice: $(VENV)/installed
+	sh deploy/image/twice.sh "$(BIN)/python"

@@ -1,0 +1,17 @@
+#!/bin/sh
+# From root file system to image file: `eif.sh PYTHON IMAGE KERNEL [--write-files]` writes IMAGE/enclave.eif, its report and
+# IMAGE/measurements.json; the two must agree.
+set -eu
+python=$1 image=$2 kernel=$3
+shift 3
+set -- --oci "$image/oci" --kernel "$kernel/bzImage" --init build/init/init --files enclave.files "$@"
+if [ -s "$kernel/order" ]; then
+    while read -r module; do
+        set -- "$@" --module "$kernel/modules/$module"
+    done <"$kernel/order"
+fi
+cloister() { # of this tree, wherever another one may be installed
+    "$python" -P -c 'import sys; sys.path.insert(0, "."); from cloister.command.main import main; sys.exit(main())' "$@"
+}
+cloister image build "$@" --out "$image/enclave.eif" --report "$image/report.json"
+cloister image measure "$image/enclave.eif" --json >"$image/measurements.json"
