@@ -16,5 +16,6 @@ fi
 echo "creating $directory with $("$python" --version)" >&2
 "$python" -m venv --clear "$directory"
 for lock in "$@"; do
-    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement "$lock"
+    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement "$lock" \
+        >"$directory/install.log" 2>&1 || { cat "$directory/install.log" >&2; exit 1; }
 done

@@ -3,20 +3,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-find_python() { # an interpreter of the version, from PATH or from pyenv's versions
-    for candidate in "python$1" $(ls -d "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python 2>/dev/null); do
-        if "$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" 2>/dev/null; then
-            echo "$candidate"
-            return
-        fi
-    done
-}
-
 ran=0
 failed=
 missing=
 for version in 3.11 3.12 3.13; do
-    python=$(find_python "$version")
+    python=$(sh requirements/find-python.sh "$version")
     if [ -z "$python" ]; then
         missing="$missing $version"
         continue

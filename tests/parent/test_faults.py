@@ -266,9 +266,8 @@ def test_a_challenge_flood_is_refused_beyond_the_rate(tmp_path: Path) -> None:
         assert echoes(opened)
         answered = 0
         for _ in range(200):
-            with parent.connect() as stream:
-                with suppress(OSError):
-                    answered += echoes(stream, b"x")
+            with parent.connect() as stream, suppress(OSError):
+                answered += echoes(stream, b"x")
             assert echoes(opened)
         assert answered < 100
         opened.close()
