@@ -17,12 +17,12 @@ import onnxruntime
 
 from attestation import AttestationResult
 from cloister.api import Answer, Client, connect
-from simulator.hostile.attacks import ATTACKS
+from simulator.hostile.attacks import ATTACKS, attempt
 from simulator.hostile.tap import Tap
-from simulator.hostile.twins import Outcome, TwinError, run_in, run_twin
+from simulator.hostile.twins import Outcome, TwinError
 from simulator.owner import ModelSpec
 from simulator.patients import INPUT, MODEL, VERSION, Patients, train
-from simulator.world import TREE, World, WorldError
+from simulator.world import World, WorldError
 
 HEADING = "SIMULATED WORLD: proves the protocol, not the hardware"
 LIES = ("other-image", "swapped-session-key", "swapped-model-and-key")
@@ -119,7 +119,7 @@ async def _score(world: World, patients: Patients, tap: Tap) -> bool:
 
 def _attempt(attack: str, twin: bool) -> Outcome | str:
     try:
-        return run_twin(attack, ATTACKS[attack].twin) if twin else run_in(TREE, attack)
+        return attempt(ATTACKS[attack], twin=twin)
     except TwinError as error:
         return str(error)
 

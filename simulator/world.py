@@ -82,6 +82,7 @@ class World:
     owner: Owner = field(init=False)
     kms: Process | None = None
     kms_port: int = 0
+    kms_name: str = HOST
     parent: Process | None = None
     enclave: Enclave | None = None
     run: Path = field(init=False)
@@ -135,7 +136,7 @@ class World:
         noun = ("kms",) if module == "simulator" else ()
         listen = f"127.0.0.1:{self.kms_port}"
         process = self.spawn(
-            "kms", (module, *noun, "--state", str(self.state), "--listen", listen, "--name", HOST, "--name", "127.0.0.1", *extra)
+            "kms", (module, *noun, "--state", str(self.state), "--listen", listen, "--name", self.kms_name, "--name", "127.0.0.1", *extra)
         )
         line = process.popen.stdout.readline().decode().strip() if process.popen.stdout else ""
         if not line.startswith("https://"):

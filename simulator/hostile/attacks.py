@@ -4,12 +4,12 @@
 does not count.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 
-from simulator.hostile import evidence_attacks, model_attacks
-from simulator.hostile.twins import Edit, Outcome
+from simulator.hostile import evidence_attacks, manifest_attacks, model_attacks, session_attacks
+from simulator.hostile.twins import Edit, Outcome, run_with
 
 
 class Position(StrEnum):
@@ -26,7 +26,7 @@ class Attack:
     """One attack. `lie`: what the adversary pretends, for a person. `threat`: the row of docs/threat-model.md.
 
     `check`: the one check that refuses it, by name; `refused_by`: how the refusal shows; `twin`: the edits that take
-    exactly that check out.
+    exactly that check out. `without`: edits of both runs, which take out other locks that would refuse first.
     """
 
     id: str
@@ -36,8 +36,40 @@ class Attack:
     check: str
     refused_by: str
     twin: tuple[Edit, ...]
-    run: Callable[[], Awaitable[Outcome]]
+    run: Callable[[], Coroutine[None, None, Outcome]]
+    without: tuple[Edit, ...] = ()
 
+
+_NO_CONTEXT = (
+    Edit(file="enclave/artifact.py", old="        or dict(header.context) != dict(context)\n", new=""),
+    Edit(
+        file="enclave/load.py",
+        old="client.decrypt(header.data_keys[0].ciphertext, context)",
+        new="client.decrypt(header.data_keys[0].ciphertext, dict(header.context))",
+    ),
+)
+_NO_PCR16_IN_POLICY = (
+    Edit(file="owner/key_policy.py", old="    values[16] = [extended(owner_measurement(inputs.owner_key)).hex()]\n", new=""),
+)
+_NO_TRANSCRIPT = (
+    Edit(
+        file="wire/handshake.py",
+        old='return hashlib.sha384(b"cloister/1 th1\\0" + challenge_frame + evidence_frame).digest()',
+        new='return hashlib.sha384(b"cloister/1 th1\\0").digest()',
+    ),
+)
+_ONE_KEY_PAIR = (
+    Edit(
+        file="wire/seal.py",
+        old="mlkem, x25519 = MLKEM768PrivateKey.generate(), X25519PrivateKey.generate()",
+        new="mlkem, x25519 = MLKEM768PrivateKey.from_seed_bytes(bytes(64)), X25519PrivateKey.from_private_bytes(bytes(32))",
+    ),
+)
+_NO_BINDING = Edit(
+    file="attestation/appraise.py",
+    old="    yield _equal(Check.BINDING, wire_evidence.user_data(evidence.config_raw, evidence.pk), claims.user_data)\n",
+    new="",
+)
 
 _REGISTRY = (
     Attack(
@@ -63,13 +95,7 @@ _REGISTRY = (
         position=Position.PARENT,
         check="attestation.appraise: user_data binds config and session key",
         refused_by="caller: binding",
-        twin=(
-            Edit(
-                file="attestation/appraise.py",
-                old="    yield _equal(Check.BINDING, wire_evidence.user_data(evidence.config_raw, evidence.pk), claims.user_data)\n",
-                new="",
-            ),
-        ),
+        twin=(_NO_BINDING,),
         run=evidence_attacks.swapped_session_key,
     ),
     Attack(
@@ -95,6 +121,201 @@ _REGISTRY = (
         ),
         run=model_attacks.swapped_model_and_key,
     ),
+    Attack(
+        id="tampered-manifest",
+        lie="the manifest's issuers are replaced under the old signature",
+        threat="T15",
+        position=Position.PARENT,
+        check="wire.manifest: the owner's signature verifies over the raw payload",
+        refused_by="enclave: MANIFEST_SIGNATURE",
+        twin=(Edit(file="wire/manifest.py", old="    cose.verify(envelope, load_public(envelope.kid))\n", new=""),),
+        run=manifest_attacks.tampered,
+    ),
+    Attack(
+        id="resigned-manifest-pcr16",
+        lie="the manifest is signed by the parent's key; only PCR16 in the key policy is left to see it",
+        threat="T9a",
+        position=Position.PARENT,
+        check="owner.key_policy: Deny unless PCR16 is the owner's",
+        refused_by="enclave: KMS_REFUSED",
+        without=_NO_CONTEXT,
+        twin=_NO_PCR16_IN_POLICY,
+        run=manifest_attacks.resigned,
+    ),
+    Attack(
+        id="resigned-manifest-context",
+        lie="the manifest is signed by the parent's key; only the encryption context is left to see it",
+        threat="T9a",
+        position=Position.PARENT,
+        check="enclave.load: the encryption context is computed from the key that verified the manifest",
+        refused_by="enclave: ARTIFACT_HEADER",
+        without=_NO_PCR16_IN_POLICY,
+        twin=_NO_CONTEXT,
+        run=manifest_attacks.resigned,
+    ),
+    Attack(
+        id="manifest-below-floor",
+        lie="an older manifest of the owner's is booted",
+        threat="T9b",
+        position=Position.PARENT,
+        check="attestation.appraise: the config's sequence is at least min_sequence",
+        refused_by="caller: sequence",
+        twin=(
+            Edit(
+                file="attestation/appraise.py",
+                old="if values.min_sequence is not None and config.sequence < values.min_sequence:",
+                new="if False:",
+            ),
+        ),
+        run=manifest_attacks.below_floor,
+    ),
+    Attack(
+        id="expired-manifest",
+        lie="a manifest past its not_after is booted",
+        threat="T9b",
+        position=Position.PARENT,
+        check="enclave.boot: not_after lies ahead of trusted time, by at most 90 days",
+        refused_by="enclave: MANIFEST_EXPIRED",
+        twin=(Edit(file="enclave/boot.py", old="if not 0 < left <= manifest.NOT_AFTER_MAX_SECONDS:", new="if False:"),),
+        run=manifest_attacks.expired,
+    ),
+    Attack(
+        id="old-epoch",
+        lie="artifacts of a retired epoch are booted",
+        threat="T9b",
+        position=Position.PARENT,
+        check="owner.key_policy: Deny unless the encryption context has the current epoch",
+        refused_by="enclave: KMS_REFUSED",
+        twin=(
+            Edit(
+                file="owner/key_policy.py",
+                old='        _deny("UnlessEpoch", ("kms:Decrypt",), _unless(f"{CONTEXT_KEY}cloister-epoch", epochs)),\n',
+                new="",
+            ),
+        ),
+        run=manifest_attacks.old_epoch,
+    ),
+    Attack(
+        id="changed-line",
+        lie="one line of the enclave is changed",
+        threat="T6",
+        position=Position.PARENT,
+        check="owner.key_policy: Deny unless PCR0, PCR1 and PCR2 are the measured image's",
+        refused_by="enclave: KMS_REFUSED",
+        twin=(Edit(file="owner/key_policy.py", old="indices = [0, 1, 2] +", new="indices: list[int] = [] +"),),
+        run=manifest_attacks.changed_line,
+    ),
+    Attack(
+        id="debug-enclave",
+        lie="the owner's image runs in debug mode",
+        threat="T5",
+        position=Position.PARENT,
+        check="owner.key_policy: Deny unless PCR0, PCR1 and PCR2 are the measured image's, which zeros never are",
+        refused_by="enclave: KMS_REFUSED",
+        twin=(Edit(file="owner/key_policy.py", old="indices = [0, 1, 2] +", new="indices: list[int] = [] +"),),
+        run=manifest_attacks.debug_enclave,
+    ),
+    Attack(
+        id="other-kms-host",
+        lie="another host answers for KMS, with a certificate of the same authority",
+        threat="T11",
+        position=Position.PARENT,
+        check="enclave.tls: the certificate names the manifest's KMS host",
+        refused_by="enclave: KMS_UNTRUSTED_HOST",
+        twin=(
+            Edit(
+                file="enclave/tls.py",
+                old="    tls.minimum_version = ssl.TLSVersion.TLSv1_3\n",
+                new="    tls.minimum_version = ssl.TLSVersion.TLSv1_3\n    tls.check_hostname = False\n",
+            ),
+        ),
+        run=manifest_attacks.other_kms_host,
+    ),
+    Attack(
+        id="expired-credential",
+        lie="a caller's credential has ended",
+        threat="T30",
+        position=Position.CALLER,
+        check="wire.credential: trusted time is before exp",
+        refused_by="caller: CREDENTIAL_EXPIRED",
+        twin=(Edit(file="wire/credential.py", old="if now >= credential.expires + SKEW_SECONDS:", new="if False:"),),
+        run=manifest_attacks.expired_credential,
+    ),
+    Attack(
+        id="unauthorised-model",
+        lie="a caller asks for a model that its credential does not name",
+        threat="T30",
+        position=Position.CALLER,
+        check="enclave.service: the credential names the model",
+        refused_by="caller: MODEL_NOT_AUTHORISED",
+        twin=(Edit(file="enclave/service.py", old="if caller.models is not None and name not in caller.models:", new="if False:"),),
+        run=manifest_attacks.unauthorised_model,
+    ),
+    Attack(
+        id="replayed-session",
+        lie="a recorded session is sent again",
+        threat="T7",
+        position=Position.BETWEEN,
+        check="wire.seal: every session has a key pair of its own",
+        refused_by="enclave: the opening does not open",
+        without=_NO_TRANSCRIPT,
+        twin=_ONE_KEY_PAIR,
+        run=session_attacks.replayed,
+    ),
+    Attack(
+        id="replayed-session-transcript",
+        lie="a recorded session is sent again; only the transcript is left to see it",
+        threat="T7",
+        position=Position.BETWEEN,
+        check="wire.handshake: the opening is bound to challenge and evidence",
+        refused_by="enclave: the opening does not open",
+        without=_ONE_KEY_PAIR,
+        twin=_NO_TRANSCRIPT,
+        run=session_attacks.replayed,
+    ),
+    Attack(
+        id="cross-wired-enclaves",
+        lie="a session with one enclave goes on at another",
+        threat="T7",
+        position=Position.PARENT,
+        check="wire.seal: every session has a key pair of its own",
+        refused_by="enclave: the opening does not open",
+        without=_NO_TRANSCRIPT,
+        twin=_ONE_KEY_PAIR,
+        run=session_attacks.cross_wired,
+    ),
+    Attack(
+        id="kms-evidence",
+        lie="evidence made for KMS is shown to a caller",
+        threat="T10",
+        position=Position.PARENT,
+        check="attestation.appraise: a session's document has no public_key",
+        refused_by="caller: purpose",
+        without=(_NO_BINDING, Edit(file="attestation/appraise.py", old="    yield _nonce(nonce, claims.nonce)\n", new="")),
+        twin=(Edit(file="attestation/appraise.py", old="    if claims.public_key is not None:\n", new="    if False:\n"),),
+        run=session_attacks.kms_evidence,
+    ),
+    Attack(
+        id="simulated-root",
+        lie="a simulated enclave is shown to a caller who trusts AWS",
+        threat="T2",
+        position=Position.PARENT,
+        check="attestation.chain: the root is a pinned one, byte for byte",
+        refused_by="caller: root",
+        twin=(
+            Edit(
+                file="attestation/chain.py",
+                old="root = next((root for root in roots if root.sha256 == fingerprint), None)",
+                new='root = Root(partition="simulated", sha256=fingerprint)',
+            ),
+        ),
+        run=session_attacks.simulated_root,
+    ),
 )
 
 ATTACKS: dict[str, Attack] = {attack.id: attack for attack in _REGISTRY}
+
+
+def attempt(attack: Attack, *, twin: bool) -> Outcome:
+    """Run the attack in a process of its own, with its check or without. Raises: TwinError."""
+    return run_with(attack.id, attack.without + (attack.twin if twin else ()))

@@ -1,7 +1,7 @@
 """A KMS that lies: `python -P -m simulator.hostile.forging_kms`, with the real simulator's command line and TLS identity.
 
-Every Decrypt with a Recipient is answered with the bytes of `forged-data-key` in the state directory, sealed to the
-attested RSA key as real answers are: what a parent could hand an enclave if TLS or KMS itself failed. No policy is asked.
+Where the state directory has a `forged-data-key`, every Decrypt is answered with its bytes, sealed to the attested RSA key
+as real answers are: what a parent could hand an enclave if TLS or KMS itself failed. No policy is asked then.
 """
 
 import base64
@@ -17,6 +17,7 @@ from simulator.kms import command, envelope
 from simulator.kms.service import CONTENT_TYPE, HttpRequest, HttpResponse, SimulatedKms
 
 FORGED = "forged-data-key"
+SEEN = "seen-evidence"  # the last document that KMS was shown, for whoever would use it elsewhere
 
 
 class ForgingKms(SimulatedKms):
@@ -26,10 +27,14 @@ class ForgingKms(SimulatedKms):
 
     def handle(self, request: HttpRequest) -> HttpResponse:
         """The forged answer, or the simulator's."""
-        if request.headers.get("x-amz-target") != "TrentService.Decrypt" or not self.forged.exists():
+        if request.headers.get("x-amz-target") != "TrentService.Decrypt":
             return super().handle(request)
         asked = json.loads(request.body)
-        evidence = document.parse(base64.b64decode(asked["Recipient"]["AttestationDocument"]))
+        shown = base64.b64decode(asked["Recipient"]["AttestationDocument"])
+        self.forged.with_name(SEEN).write_bytes(shown)
+        if not self.forged.exists():
+            return super().handle(request)
+        evidence = document.parse(shown)
         key = load_der_public_key(evidence.public_key or b"")
         if not isinstance(key, RSAPublicKey):
             return super().handle(request)

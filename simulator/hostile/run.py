@@ -4,8 +4,7 @@ import argparse
 import asyncio
 import json
 
-from simulator.hostile.attacks import ATTACKS
-from simulator.hostile.twins import run_twin
+from simulator.hostile.attacks import ATTACKS, attempt
 
 
 def main(argv: list[str]) -> int:
@@ -15,6 +14,7 @@ def main(argv: list[str]) -> int:
     group.add_argument("id", nargs="?", choices=sorted(ATTACKS), metavar="ID", help="an attack's id")
     group.add_argument("--list", action="store_true", help="name every attack, its check and its refusal")
     parser.add_argument("--twin", action="store_true", help="without the one check, in which the attack must succeed")
+    parser.add_argument("--honest", action="store_true", help="with the check, the other locks that the registry names taken out")
     arguments = parser.parse_args(argv)
     if arguments.list:
         for attack in ATTACKS.values():
@@ -22,6 +22,7 @@ def main(argv: list[str]) -> int:
             print(f"    refused by {attack.check}\n    as {attack.refused_by}")
         return 0
     attack = ATTACKS[arguments.id]
-    outcome = run_twin(attack.id, attack.twin) if arguments.twin else asyncio.run(attack.run())  # type: ignore[arg-type]
+    aside = arguments.twin or arguments.honest
+    outcome = attempt(attack, twin=arguments.twin) if aside else asyncio.run(attack.run())
     print(json.dumps({"succeeded": outcome.succeeded, "refused_by": outcome.refused_by}))
     return int(outcome.succeeded)

@@ -73,8 +73,10 @@ def run_in(tree: Path, attack: str) -> Outcome:
         raise TwinError(f"{attack} broke: {done.stderr.decode(errors='replace')[-2000:]}") from None
 
 
-def run_twin(attack: str, edits: tuple[Edit, ...]) -> Outcome:
-    """Run the attack without its check. Raises: TwinError."""
+def run_with(attack: str, edits: tuple[Edit, ...]) -> Outcome:
+    """Run the attack in a copy of the tree with these edits, or in this tree if there are none. Raises: TwinError."""
+    if not edits:
+        return run_in(TREE, attack)
     with tempfile.TemporaryDirectory(prefix="cloister-twin-", dir=memory_folder()) as folder:
         tree = Path(folder)
         copy_tree(tree, edits)
