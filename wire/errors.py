@@ -84,6 +84,9 @@ class Code(IntEnum):
     APPLIANCE_UNREACHABLE = 201
     SESSION_REFUSED = 202
     SESSION_LOST = 203
+    HOST_REFUSED = 204
+    TOKEN_REQUIRED = 205
+    MALFORMED_HTTP = 206
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +157,9 @@ TABLE: dict[Code, Row] = {
     Code.APPLIANCE_UNREACHABLE: _row("the appliance cannot be reached", 503, 14),
     Code.SESSION_REFUSED: _row("the enclave refused the session", 502, 14),
     Code.SESSION_LOST: _row("the session ended before the answer was complete", 502, 14),
+    Code.HOST_REFUSED: _row("the Host header is not one of this listener's", 421, 7),
+    Code.TOKEN_REQUIRED: _row("a bearer token is required here", 401, 16),
+    Code.MALFORMED_HTTP: _row("the HTTP request is malformed, or its encoding or lengths are not supported", 400, 3),
 }
 
 

@@ -1,0 +1,109 @@
+"""A small pool of attested sessions to one appliance: replaced before they end, re-attested after the enclave was replaced."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from attestation import AttestationError, AttestationResult, ReferenceValues, Root, evaluate
+from cloister.api import Client
+from cloister.connection import Opening
+from cloister.errors import CloisterError, SessionLostError, SessionRefusedError, UnreachableError
+from cloister.session import CallerIdentity
+from cloister.sidecar.metrics import Metrics
+from wire.endpoint import Endpoint
+from wire.errors import Code
+from wire.message import Message
+from wire.record import Octets
+
+PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Which appliance, how it is judged, as whom it is called."""
+
+    endpoint: Endpoint
+    reference_values: ReferenceValues
+    roots: tuple[Root, ...]
+    identity: CallerIdentity | None = None
+    sessions: int = 2
+    answer_bytes: int = 128 << 20
+    repeatable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The last evidence that was judged, accepted or not."""
+
+    evidence: bytes
+    nonce: bytes
+    judged_at: datetime
+    result: AttestationResult | None
+    error: AttestationError | None
+
+
+class Appliance:
+    """One appliance. `call` opens what it needs; nothing is opened before the first call."""
+
+    def __init__(self, target: Target, metrics: Metrics) -> None:
+        self.target = target
+        self.verdict: Verdict | None = None
+        self._metrics = metrics
+        opening = Opening(endpoint=target.endpoint, judge=self._judge, identity=target.identity, answer_bytes=target.answer_bytes)
+        self._clients = [Client(opening) for _ in range(target.sessions)]
+        self._busy = [0] * target.sessions
+
+    def _judge(self, body: bytes, nonce: bytes) -> AttestationResult:
+        now = datetime.now(UTC)
+        try:
+            result = evaluate(body, nonce=nonce, reference_values=self.target.reference_values, now=now, roots=self.target.roots)
+        except AttestationError as error:
+            self._metrics.count("evidence_refused")
+            self.verdict = Verdict(evidence=bytes(body), nonce=nonce, judged_at=now, result=None, error=error)
+            raise
+        self._metrics.count("sessions_opened")
+        self.verdict = Verdict(evidence=bytes(body), nonce=nonce, judged_at=now, result=result, error=None)
+        return result
+
+    async def call(self, path: str, body: Octets = b"", parts: Sequence[Octets] = (), *, seconds: float) -> Message:
+        """One request on the session with the fewest open ones; again, until `seconds` are over, while the appliance is away.
+
+        Raises: RequestRefusedError; EvidenceRefusedError (at once: nothing was sent); SessionRefusedError; DeadlineError;
+        UnreachableError or SessionLostError where time ran out before the appliance came back.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        attempt = 0
+        while True:
+            left = end - loop.time()
+            try:
+                return await self._once(path, body, parts, max(left, 0.001))
+            except (UnreachableError, SessionLostError, SessionRefusedError) as error:
+                pause = PAUSES_SECONDS[min(attempt, len(PAUSES_SECONDS) - 1)]
+                if not self._again(error) or loop.time() + pause >= end:
+                    raise
+            attempt += 1
+            self._metrics.count("retries")
+            await asyncio.sleep(pause)
+
+    def _again(self, error: CloisterError) -> bool:
+        match error:
+            case SessionLostError():
+                return self.target.repeatable
+            case SessionRefusedError():
+                return error.code in (Code.SHUTTING_DOWN, Code.SESSION_LIMIT)
+        return True
+
+    async def _once(self, path: str, body: Octets, parts: Sequence[Octets], seconds: float) -> Message:
+        at = min(range(len(self._busy)), key=self._busy.__getitem__)
+        self._busy[at] += 1
+        try:
+            message, _ = await self._clients[at].call(path, bytes(body), parts, seconds=seconds, repeatable=self.target.repeatable)
+        finally:
+            self._busy[at] -= 1
+        return message
+
+    async def close(self) -> None:
+        """End every session in an orderly way."""
+        await asyncio.gather(*(client.close() for client in self._clients))

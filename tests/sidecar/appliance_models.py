@@ -1,0 +1,58 @@
+"""The models that the sidecar's tests and lanes serve, and a world that serves them."""
+
+from typing import Any
+
+from simulator.owner import ModelSpec
+from simulator.world import World
+from tests.model import graphs
+from wire.manifest import Pipeline, Runtime, Step, Tensor
+from wire.tensor import ITEM_BYTES
+
+
+def specs() -> list[ModelSpec]:
+    """One identity per datatype, a model of two inputs, one that takes its time, one that bombs."""
+    small: dict[str, Any] = {"runtime": Runtime(memory_bytes=256 << 20, seconds=20, request_bytes=64 << 20, answer_bytes=64 << 20)}
+    made = [ModelSpec(id=f"same-{name.lower()}", version="1", onnx=graphs.identity(name)[0], settings=small) for name in ITEM_BYTES]
+    return [
+        *made,
+        ModelSpec(id="sum", version="1", onnx=graphs.double_sum()[0]),
+        ModelSpec(id="sum", version="2", onnx=graphs.double_sum()[0]),
+        ModelSpec(id="spin", version="1", onnx=graphs.spin()[0], settings=small),
+        ModelSpec(id="bomb", version="1", onnx=graphs.bomb()[0], settings=small),
+        ModelSpec(id="strict", version="1", onnx=graphs.identity()[0], settings={"reject_non_finite": True}),
+    ]
+
+
+def pipelines() -> tuple[Pipeline, ...]:
+    """(a, b) -> ((a + b) + b): the same model twice."""
+    free = (-1,)
+    return (
+        Pipeline(
+            id="twice",
+            version="1",
+            steps=(
+                Step(model="sum", version="1", inputs=(("a", "a"), ("b", "b")), outputs=(("sum", "inner"),)),
+                Step(model="sum", version="1", inputs=(("a", "inner"), ("b", "b")), outputs=(("sum", "total"),)),
+            ),
+            inputs=(Tensor(name="a", datatype="FP32", shape=free), Tensor(name="b", datatype="FP32", shape=free)),
+            outputs=(Tensor(name="total", datatype="FP32", shape=free),),
+        ),
+    )
+
+
+def serving() -> World:
+    """A world that serves them; its caller closes it."""
+    world = World.create()
+    try:
+        world.start_kms()
+        world.owner.create_key([world.measured()])
+        world.owner.seal(specs())
+        world.owner.publish(world.owner.manifest(pipelines=pipelines()))
+        world.new_run()
+        world.start_parent()
+        world.start_enclave()
+        world.wait_serving()
+    except BaseException:
+        world.close()
+        raise
+    return world
