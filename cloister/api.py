@@ -4,6 +4,7 @@
         answer = await client.infer("cancer", {"x": numpy.zeros((1, 30), numpy.float32)})
 
 A session is replaced by itself at a random 50 to 90 % of its lifetime, the new one attested before the old one ends.
+`cloister.sync` has the same client for programs without an event loop.
 """
 
 import asyncio
@@ -21,15 +22,18 @@ from cloister import tensors
 from cloister.connection import Connection, Opening, open_session
 from cloister.errors import CloisterError, DeadlineError, MalformedAnswerError, RequestRefusedError, SessionLostError, UnreachableError
 from cloister.session import Accepted, CallerIdentity
+from cloister.tensors import Raw
 from wire import endpoint as endpoints
 from wire.endpoint import Endpoint
 from wire.errors import Code
 from wire.handshake import HANDSHAKE_SECONDS
-from wire.message import Message, Refused, encode
+from wire.message import DEADLINE_MS_MAX, Message, Refused, encode
 from wire.record import Octets
 
 ANSWER_BYTES_DEFAULT = 128 << 20
 RENEW_FROM, RENEW_TO = 0.5, 0.9
+RENEW_AGAIN_SECONDS = 5.0
+OLD_SECONDS = 60.0  # what a replaced session's open messages get
 # The session ended before the enclave took the message: another session may take it.
 _NOT_TAKEN = frozenset({Code.SESSION_EXPIRED, Code.SESSION_IDLE, Code.SHUTTING_DOWN})
 
@@ -67,6 +71,7 @@ class Client:
         self._current: _Session | None = None
         self._opens: asyncio.Task[_Session] | None = None
         self._old: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,21 +83,22 @@ class Client:
     def attestation(self) -> AttestationResult:
         """The appraised evidence of the session in use. Raises RuntimeError on a closed client."""
         if self._current is None or self._current.connection.result is None:
-            raise RuntimeError("the client is closed")
+            raise RuntimeError("the client has no session")
         return self._current.connection.result
 
     async def _open(self) -> _Session:
         connection, accepted = await open_session(self._opening)
         renew_at = accepted.seconds * random.SystemRandom().uniform(RENEW_FROM, RENEW_TO)
-        old, self._current = self._current, _Session(connection=connection, accepted=accepted, renew_at=renew_at)
-        if old is not None and old.connection.is_alive:
-            self._retire(old.connection)
+        self._retire(self._current)
+        self._current = _Session(connection=connection, accepted=accepted, renew_at=renew_at)
         return self._current
 
-    def _retire(self, connection: Connection) -> None:
-        task = asyncio.get_running_loop().create_task(connection.close(seconds=60.0))
-        self._old.add(task)
-        task.add_done_callback(self._old.discard)
+    def _retire(self, old: _Session | None) -> None:
+        """A session that is replaced: what is under way on it still ends well."""
+        if old is not None and old.connection.is_alive:
+            task = asyncio.get_running_loop().create_task(old.connection.close(seconds=OLD_SECONDS))
+            self._old.add(task)
+            task.add_done_callback(self._old.discard)
 
     def _opening_task(self) -> "asyncio.Task[_Session]":
         if self._opens is None or self._opens.done():
@@ -102,37 +108,44 @@ class Client:
 
     async def _session(self) -> _Session:
         """A usable session; one that is due is used while its successor is opened beside it."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
         current = self._current
         if current is not None and current.usable:
             if current.due:
+                current.renew_at = current.connection.age + RENEW_AGAIN_SECONDS  # should it fail, not with every request
                 self._opening_task()
             return current
         return await asyncio.shield(self._opening_task())
 
     async def _request(self, pieces: Sequence[Octets], *, repeatable: bool) -> tuple[Message, AttestationResult]:
         """Send and wait; once again by itself where nothing was sent, or where the request may be repeated."""
-        for attempt in (1, 2):
+        for again in (True, False):
             try:
                 session = await self._session()
+                answer, result = await self._exchange(session, pieces)
             except UnreachableError:
-                if attempt == 2:
+                if not again:
                     raise
-                continue
-            result = session.connection.result
-            sent = session.connection.is_alive
-            try:
-                answer = await session.connection.request(pieces)
-            except SessionLostError:
-                if attempt == 2 or (sent and not repeatable):
+            except SessionLostError as error:
+                if not again or (error.sent and not repeatable):
                     raise
-                continue
-            if result is None or isinstance(answer, Refused):
-                raise MalformedAnswerError
-            if answer.status in _NOT_TAKEN and attempt == 1:
-                self._current = None
-                continue
-            return answer, result
-        raise SessionLostError
+            else:
+                if answer.status not in _NOT_TAKEN or not again:
+                    return answer, result
+                if self._current is session:
+                    self._current = None
+                    self._retire(session)
+        raise SessionLostError(sent=False)  # the second round has returned or raised
+
+    async def _exchange(self, session: _Session, pieces: Sequence[Octets]) -> tuple[Message, AttestationResult]:
+        if sum(memoryview(piece).nbytes for piece in pieces) > session.accepted.request_bytes:
+            raise RequestRefusedError(Code.REQUEST_TOO_LARGE)
+        answer = await session.connection.request(pieces)
+        result = session.connection.result
+        if result is None or isinstance(answer, Refused):
+            raise MalformedAnswerError
+        return answer, result
 
     async def call(
         self, path: str, body: bytes = b"", parts: Sequence[Octets] = (), *, seconds: float | None = None, repeatable: bool = False
@@ -141,7 +154,8 @@ class Client:
 
         Raises: RequestRefusedError for an error answer; DeadlineError; what `connect` raises.
         """
-        pieces = encode(path=path, json=body, tensors=parts, deadline_ms=0 if seconds is None else max(1, int(seconds * 1000)))
+        milliseconds = 0 if seconds is None else min(max(1, int(seconds * 1000)), DEADLINE_MS_MAX)
+        pieces = encode(path=path, json=body, tensors=parts, deadline_ms=milliseconds)
         try:
             async with asyncio.timeout(seconds):
                 answer, result = await self._request(pieces, repeatable=repeatable)
@@ -154,7 +168,7 @@ class Client:
     async def infer(
         self,
         model: str,
-        inputs: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, NDArray[Any] | Raw],
         *,
         version: str | None = None,
         outputs: Sequence[str] | None = None,
@@ -192,14 +206,17 @@ class Client:
         return _object(message)
 
     async def close(self) -> None:
-        """End the session in an orderly way; requests in flight get five seconds."""
-        current, self._current = self._current, None
-        if self._opens is not None:
+        """End the session in an orderly way; requests in flight get five seconds. Closing twice is fine."""
+        self._closed = True
+        if self._opens is not None and not self._opens.done():
             self._opens.cancel()
-        if current is not None:
-            await current.connection.close()
+            await asyncio.wait((self._opens,))
+        current, self._current = self._current, None
         for task in tuple(self._old):
             task.cancel()
+        if current is not None:
+            await current.connection.close()
+        await asyncio.gather(*self._old, return_exceptions=True)
 
 
 def _path(model: str, version: str | None, action: str) -> str:
@@ -222,6 +239,8 @@ def _refusal(message: Message) -> CloisterError:
         code = Code(message.status)
     except ValueError:
         return MalformedAnswerError()
+    if code is Code.DEADLINE_EXPIRED:
+        return DeadlineError()
     named = _object(message).get("field", "")
     return RequestRefusedError(code, named if isinstance(named, str) else "")
 

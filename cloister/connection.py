@@ -1,6 +1,7 @@
 """The caller's stream to an appliance: opens the endpoint, runs one `CallerSession` on it; the only I/O of the SDK."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 import socket
@@ -52,6 +53,10 @@ class Connection(asyncio.BufferedProtocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._cancels: set[asyncio.Task[None]] = set()
+        self._granted: Accepted | None = None
+        self._reserved = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._closing = False
         self._lost = asyncio.Event()
         self._started = self._loop.time()
         self.result: AttestationResult | None = None
@@ -72,10 +77,11 @@ class Connection(asyncio.BufferedProtocol):
             self._accepted.set_exception(UnreachableError("the stream ended before the session was accepted"))
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(SessionLostError(self.ended))
+                answer.set_exception(SessionLostError(self.ended, sent=True))
         self._answers.clear()
         self._writable.set()
         self._lost.set()
+        self._let_in()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Evidence is bounded by its exact size, records by theirs."""
@@ -129,6 +135,7 @@ class Connection(asyncio.BufferedProtocol):
         except SessionRefused as error:
             self._fail(SessionRefusedError(error.code or Code.SESSION_REFUSED))
             return
+        self._granted = accepted
         if not self._accepted.done():
             self._accepted.set_result(accepted)
 
@@ -144,6 +151,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._close()
             case None:
                 pass
+        self._let_in()
 
     # requests
 
@@ -170,20 +178,22 @@ class Connection(asyncio.BufferedProtocol):
     async def request(self, pieces: Sequence[Octets]) -> Message | Refused:
         """Send one message and wait for its answer; a cancelled wait cancels it at the enclave too.
 
-        Raises: SessionLostError.
+        Waits for its turn where as many messages are open as the enclave takes. Raises: SessionLostError, whose `sent`
+        tells whether anything of the message left.
         """
-        async with self._sending:
-            if not self.is_alive:
-                raise SessionLostError(self.ended)
-            number, frames = self._session.request(pieces)
-            answer: asyncio.Future[Message | Refused] = self._loop.create_future()
-            self._answers[number] = answer
-            try:
-                await self._send(frames)
-            except BaseException:
-                self._answers.pop(number, None)
-                self._write(self._session.cancel(number))
-                raise
+        await self._turn()
+        try:
+            await self._sending.acquire()
+        except BaseException:
+            self._reserved -= 1
+            self._let_in()
+            raise
+        try:
+            self._reserved -= 1
+            number, answer = await self._begin(pieces)
+        finally:
+            self._sending.release()
+            self._let_in()
         try:
             return await answer
         except asyncio.CancelledError:
@@ -192,6 +202,49 @@ class Connection(asyncio.BufferedProtocol):
                 self._cancels.add(task)
                 task.add_done_callback(self._cancels.discard)
             raise
+
+    async def _begin(self, pieces: Sequence[Octets]) -> "tuple[int, asyncio.Future[Message | Refused]]":
+        if not self.is_alive or self._closing or self._granted is None or self.age >= self._granted.seconds:
+            raise SessionLostError(self.ended, sent=False)
+        number, frames = self._session.request(pieces)
+        answer: asyncio.Future[Message | Refused] = self._loop.create_future()
+        self._answers[number] = answer
+        try:
+            await self._send(frames)
+        except BaseException:
+            self._answers.pop(number, None)
+            if not answer.cancel():
+                answer.exception()  # seen: the session ended as well
+            self._write(self._session.cancel(number))
+            raise
+        return number, answer
+
+    async def _turn(self) -> None:
+        """Reserve one of the messages that the enclave takes at once."""
+        if self._room and not self._waiting:
+            self._reserved += 1
+            return
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._reserved -= 1
+                self._let_in()
+            raise
+
+    @property
+    def _room(self) -> bool:
+        """Whether one more message may begin, or will find out that the session is over."""
+        return not self.is_alive or self._granted is None or self.open_messages + self._reserved < self._granted.open_messages
+
+    def _let_in(self) -> None:
+        while self._waiting and self._room:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._reserved += 1
+                turn.set_result(None)
 
     async def _send(self, frames: Iterator[bytearray]) -> None:
         """A frame that was taken is written at once: its record number is spent. Frames end early where the session does."""
@@ -216,12 +269,17 @@ class Connection(asyncio.BufferedProtocol):
         return await self._accepted
 
     async def close(self, seconds: float = 5.0) -> None:
-        """Orderly end: open answers may still come for `seconds`."""
-        self._write(self._session.close())
+        """Orderly end: the message under way is sent, open answers may still come, all within `seconds`."""
         try:
             async with asyncio.timeout(seconds):
+                async with self._sending:
+                    self._closing = True
+                    self._write(self._session.close())
                 await self._lost.wait()
         except TimeoutError:
+            pass
+        finally:
+            self._closing = True
             self.abort()
 
     def abort(self) -> None:

@@ -38,11 +38,13 @@ class SessionRefusedError(CloisterError):
 
 
 class SessionLostError(CloisterError):
-    """The session ended before the answer was complete: the request may or may not have run."""
+    """The session ended before the answer was complete. `sent`: whether anything of the request left, so that it may have
+    run; `ended`: the reason that the enclave gave, if it still could."""
 
-    def __init__(self, ended: Code | None = None) -> None:
+    def __init__(self, ended: Code | None = None, *, sent: bool = True) -> None:
         super().__init__(Code.SESSION_LOST, "" if ended is None else TABLE[ended].text)
         self.ended = ended
+        self.sent = sent
 
 
 class RequestRefusedError(CloisterError):
@@ -54,7 +56,7 @@ class RequestRefusedError(CloisterError):
 
 
 class DeadlineError(CloisterError):
-    """The request's time was over on the caller's side."""
+    """The request's time was over, on this side or at the enclave, which had it with the request."""
 
     def __init__(self) -> None:
         super().__init__(Code.DEADLINE_EXPIRED)

@@ -62,7 +62,7 @@ class Connection(asyncio.BufferedProtocol):
         self._answers: deque[tuple[int, list[Octets]]] = deque()
         self._frames_out: Iterator[bytearray] | None = None
         self._unsent = 0
-        self._blocked = False
+        self._blocked_at: float | None = None
         self._held = False
         self._ending: Code | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -112,11 +112,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The peer does not read; we go on reading (within `unsent_bytes`)."""
-        self._blocked = True
+        self._blocked_at = self._loop.time()
 
     def resume_writing(self) -> None:
         """Room again."""
-        self._blocked = False
+        self._blocked_at = None
         self._progress = self._loop.time()
         self._send()
 
@@ -177,8 +177,19 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         lifetime = self._challenged + opened.caller.seconds - self._loop.time()
-        self._deadline = self._loop.call_later(max(0.0, lifetime), self.end, Code.SESSION_EXPIRED)
+        self._again(lifetime, lambda: self.end(Code.SESSION_EXPIRED))
         self._check_idle()
+
+    def _again(self, seconds: float, then: Callable[[], None]) -> None:
+        """The one deadline of the session's stage; a timer that is left behind would hold the whole connection."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_later(max(0.0, seconds), then)
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether nobody was admitted on this connection."""
+        return self._caller is None
 
     @property
     def is_open(self) -> bool:
@@ -206,7 +217,7 @@ class Connection(asyncio.BufferedProtocol):
         if caller is None:
             raise SessionViolation("no caller")
         if self._ending is not None:
-            self._answered(message.id, error_answer(self._ending or Code.SESSION_EXPIRED))
+            self._answered(message.id, error_answer(self._ending))
         elif len(self._tasks) >= self._desk.terms.limits.open_messages:
             self._answered(message.id, error_answer(Code.BUSY))
         else:
@@ -226,13 +237,14 @@ class Connection(asyncio.BufferedProtocol):
     def _answered(self, message: int, pieces: list[Octets]) -> None:
         if self._gone() or self._session.state is not State.OPEN:
             return
+        self._progress = self._loop.time()
         self._unsent += sum(memoryview(piece).nbytes for piece in pieces)
         self._answers.append((message, pieces))
         self._send()
 
     def _send(self) -> None:
         """Seal and write one record after another while the transport takes them."""
-        while not self._blocked and not self._gone() and self._session.state is State.OPEN:
+        while self._blocked_at is None and not self._gone() and self._session.state is State.OPEN:
             frame = None if self._frames_out is None else next(self._frames_out, None)
             if frame is not None:
                 self._write(frame)
@@ -270,7 +282,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._ending is not None or self._gone():
             return
         self._ending = code
-        self._deadline = self._loop.call_later(GRACE_SECONDS, self._close, code)
+        self._again(GRACE_SECONDS, lambda: self._close(code))
         self._send()
 
     def _close(self, code: Code) -> None:
@@ -282,7 +294,7 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self) -> None:
         """Send what is written, then close; a peer that does not read it is cut off after ten seconds."""
         if self._transport is not None and not self._transport.is_closing():
-            self._loop.call_later(HANDSHAKE_SECONDS, self._transport.abort)
+            self._again(HANDSHAKE_SECONDS, self._transport.abort)
             self._transport.close()
 
     def _abort(self) -> None:
@@ -299,10 +311,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _check_idle(self) -> None:
         """Nothing whole came or went for `idle_seconds`: end; a peer that leaves its answers unread is cut off."""
-        limit = self._desk.terms.limits.idle_seconds
-        waited = self._loop.time() - self._progress
-        if waited >= limit and self._blocked:
-            self._abort()
+        limit, now = self._desk.terms.limits.idle_seconds, self._loop.time()
+        waited = now - self._progress
+        if self._blocked_at is not None and now - self._blocked_at >= limit:
+            self._abort()  # however much it sends meanwhile
             return
         if waited >= limit and not self._tasks and self._ending is None:
             self.end(Code.SESSION_IDLE)

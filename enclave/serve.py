@@ -53,17 +53,22 @@ class Server:
         self._desk = desk
         self._closed = False
 
+    @property
+    def _full(self) -> bool:
+        limits, connections = self._desk.terms.limits, self._desk.connections
+        strangers = sum(1 for connection in connections if connection.is_stranger)
+        return strangers >= limits.handshakes or len(connections) >= limits.sessions + limits.handshakes
+
     async def serve(self) -> None:
         """Accept until cancelled or closed."""
         loop = asyncio.get_running_loop()
-        limits = self._desk.terms.limits
         while not self._closed:
             try:
                 stream, address = await loop.sock_accept(self._listener)
             except OSError:
                 await asyncio.sleep(0.1)  # out of descriptors: what is open ends some time
                 continue
-            if not from_parent(self._listener, address) or len(self._desk.connections) >= limits.sessions + limits.handshakes:
+            if not from_parent(self._listener, address) or self._full:
                 stream.close()
                 continue
             stream.setblocking(False)

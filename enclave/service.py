@@ -18,7 +18,7 @@ from enclave.answers import error_answer
 from enclave.clock import REFRESH_SECONDS, TrustedClock, boottime
 from enclave.connection import Desk
 from enclave.dial import dialler
-from enclave.errors import BootError, RequestError, WorkersGoneError
+from enclave.errors import BootError, RequestError
 from enclave.evidence import EvidenceSource
 from enclave.limits import Quotas
 from enclave.machine import Machine, tell
@@ -216,14 +216,13 @@ async def _serve(machine: Machine, clock: TrustedClock, signed: SignedManifest, 
         for work in (server.serve(), _refresh_clock(clock), _push_counters(machine, counters), host.watch(), _wait(ended))
     ]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    await server.close(DRAIN_SECONDS)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await server.close(DRAIN_SECONDS)
     evidence.close()
-    for task in done:
-        if isinstance(task.exception(), WorkersGoneError):
-            raise BootError(BootFailure.INTERNAL)
+    if any(not task.cancelled() and task.exception() is not None for task in done):  # no workers to be had any more, or a defect of ours
+        raise BootError(BootFailure.INTERNAL)
 
 
 async def _wait(event: asyncio.Event) -> None:
