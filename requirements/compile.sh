@@ -38,3 +38,4 @@ done
 compile_within parent requirements/parent.in
 compile_within enclave requirements/enclave.in
 compile build requirements/build.in --allow-unsafe
+sed -i "s/^# The following packages are considered to be unsafe.*/# Also pinned:/" requirements/build.lock
