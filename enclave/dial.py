@@ -31,7 +31,7 @@ class Endpoints:
 
 # The image's: every service on the parent's CID, the session port for any peer to connect, judged at accept.
 VSOCK = Endpoints(
-    session=Vsock(0xFFFF_FFFE, ports.SESSION),
+    session=Vsock(socket.VMADDR_CID_ANY, ports.SESSION),
     feed=Vsock(ports.PARENT_CID, ports.FEED),
     status=Vsock(ports.PARENT_CID, ports.STATUS),
     credentials=Vsock(ports.PARENT_CID, ports.CREDENTIALS),
