@@ -9,6 +9,8 @@ import sys
 
 if __name__ == "__main__":  # before anything of the enclave is imported; imported elsewhere, the path is the importer's
     sys.path.insert(0, sys.argv[1])
+    # A development environment finds its own checkout by a finder: what is not in the archive must not be found at all.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not getattr(finder, "__module__", "").startswith("__editable__")]
 
 from collections.abc import Callable
 from datetime import datetime
