@@ -8,6 +8,7 @@ that this file does not name or a taken file does not link to. Modules are compi
 from fnmatch import fnmatch
 import importlib.util
 import marshal
+import os
 from pathlib import Path
 import re
 import shutil
@@ -30,7 +31,7 @@ STDLIB_LEFT_OUT = """
 # Of the wheels: tests, tools for making models, headers. Of botocore's thousand services: KMS.
 PACKAGES_LEFT_OUT = """
     */tests bin *.dist-info/RECORD numpy/f2py numpy/_core/include numpy/_core/lib numpy/*/*.pyi numpy/*.pyi numpy/_pyinstaller
-    numpy/testing numpy/typing onnxruntime/transformers onnxruntime/tools onnxruntime/quantization onnxruntime/datasets
+    numpy/testing onnxruntime/transformers onnxruntime/tools onnxruntime/quantization onnxruntime/datasets
     onnxruntime/backend onnxruntime/providers boto3/data boto3/examples pycparser cffi
 """
 BOTOCORE_DATA = ("_retry.json", "endpoints.json", "partitions.json", "sdk-default-configuration.json", "kms")
@@ -139,6 +140,18 @@ def main(wheels: Path, source: Path, root: Path) -> None:
     for path in (root, *root.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)
+    try_out(root)
+
+
+def try_out(root: Path) -> None:
+    """Import every module of the enclave inside the new root: what was left out must not be missed."""
+    names = [f"enclave.{path.stem}" for path in sorted((root / PACKAGES / "enclave").glob("*.py")) if path.stem != "__init__"]
+    if os.fork() == 0:
+        os.chroot(root)
+        os.chdir("/")
+        os.execve("/usr/bin/python3", ["python3", "-I", "-B", "-c", f"import {', '.join(names)}"], {})  # noqa: S606 - no shell is the point
+    if os.wait()[1] != 0:
+        raise SystemExit("a module of the enclave does not import in the image")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 
 NOUNS = {
     "nsm": "simulator.nsm_process",
+    "qemu-devices": "simulator.qemu.devices",
     "kms": "simulator.kms",
     "attack": "simulator.hostile.run",
     "demo": "simulator.demo",

@@ -58,10 +58,19 @@ class VsockDevice:
         self._starved: dict[tuple[int, int, int], Stream] = {}  # readable, but the guest offers no buffer
         self._greeting: dict[int, tuple[socket.socket, bytearray]] = {}
         self._next_port = PORTS.start
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._listener.bind(os.fspath(path))
-        self._listener.listen(512)
-        loop.watch(self._listener.fileno(), READ, self._accept)
+        self._listeners: list[socket.socket] = []
+        self._listen(path, self._greeted)
+
+    def forward(self, path: Path, port: int) -> None:
+        """Connections to this Unix socket go to one port of the guest, without a word before the stream."""
+        self._listen(path, lambda outside: self._ask(outside, port, answers=False))
+
+    def _listen(self, path: Path, accepted: Callable[[socket.socket], None]) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        listener.bind(os.fspath(path))
+        listener.listen(512)
+        self._listeners.append(listener)
+        self._loop.watch(listener.fileno(), READ, lambda _mask: self._accept(listener, accepted))
 
     # From the guest
 
@@ -89,8 +98,9 @@ class VsockDevice:
         self.reset()
         for stream, _ in list(self._greeting.values()):
             self._forget_greeting(stream)
-        self._loop.forget(self._listener.fileno())
-        self._listener.close()
+        for listener in self._listeners:
+            self._loop.forget(listener.fileno())
+            listener.close()
 
     def _packet(self, views: list[memoryview]) -> None:
         """One packet; header and data lie anywhere in the chain's descriptors."""
@@ -123,7 +133,7 @@ class VsockDevice:
         match packet.op:
             case Op.RESPONSE if stream.state is State.ASKED:
                 stream.state = State.OPEN
-                self._say(stream, b"OK %d\n" % stream.our_port)
+                self._answer(stream)
             case Op.RW if stream.state is State.OPEN and not stream.guest_done_sending:
                 self._data(stream, views)
             case Op.SHUTDOWN:
@@ -182,15 +192,18 @@ class VsockDevice:
 
     # From the sockets
 
-    def _accept(self, _mask: int) -> None:
+    def _accept(self, listener: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
         try:
-            outside, _ = self._listener.accept()
+            outside, _ = listener.accept()
         except OSError:
             return
-        if len(self._greeting) + len(self._streams) >= STREAMS_MAX:
+        if len(self._greeting) + len(self._streams) >= STREAMS_MAX or self.queue(RECEIVE) is None:
             outside.close()
             return
         outside.setblocking(False)
+        accepted(outside)
+
+    def _greeted(self, outside: socket.socket) -> None:
         self._greeting[outside.fileno()] = (outside, bytearray())
         self._loop.watch(outside.fileno(), READ, lambda _mask: self._greet(outside))
 
@@ -216,12 +229,20 @@ class VsockDevice:
             return
         word, _, number = bytes(line[:-1]).partition(b" ")
         port = int(number) if number.isdigit() else -1
-        if word != b"CONNECT" or not 0 <= port < PORT_ANY or self.queue(RECEIVE) is None:
+        if word != b"CONNECT" or not 0 <= port < PORT_ANY:
             self._forget_greeting(outside)
             return
         self._loop.forget(outside.fileno())
         del self._greeting[outside.fileno()]
-        stream = Stream(outside, state=State.ASKED, guest=(self._cid, port), ours=(self._peer_cid, self._free_port(port)))
+        self._ask(outside, port, answers=True)
+
+    def _ask(self, outside: socket.socket, port: int, *, answers: bool) -> None:
+        """Ask the guest for a stream to `port`; `answers`: say OK to the socket when it takes it."""
+        if self.queue(RECEIVE) is None:
+            outside.close()
+            return
+        ours = (self._peer_cid, self._free_port(port))
+        stream = Stream(outside, state=State.ASKED, guest=(self._cid, port), ours=ours, answers=answers)
         self._streams[stream.key] = stream
         self._control.append(stream.packet(Op.REQUEST))
         self._watch(stream)
@@ -234,10 +255,11 @@ class VsockDevice:
             if (guest_port, self._peer_cid, port) not in self._streams:
                 return port
 
-    def _say(self, stream: Stream, line: bytes) -> None:
-        """Our own words to the socket, outside the stream's count."""
+    def _answer(self, stream: Stream) -> None:
+        """The guest took the stream: say so to the socket that asked, if it waits for that."""
         try:
-            stream.socket.send(line)
+            if stream.answers:
+                stream.socket.send(b"OK %d\n" % stream.our_port)
         except OSError:
             self._reset(stream)
             return

@@ -27,8 +27,11 @@ class State(Enum):
 class Stream:
     """A connection between guest port and a Unix socket; names it keeps are those of the packets to the guest."""
 
-    def __init__(self, stream: socket.socket, *, state: State, guest: tuple[int, int], ours: tuple[int, int]) -> None:
+    def __init__(
+        self, stream: socket.socket, *, state: State, guest: tuple[int, int], ours: tuple[int, int], answers: bool = False
+    ) -> None:
         self.socket = stream
+        self.answers = answers
         self.state = state
         self.guest_cid, self.guest_port = guest
         self.our_cid, self.our_port = ours
