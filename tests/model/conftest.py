@@ -40,7 +40,7 @@ def until() -> Callable[..., object]:
 
     async def wait(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110 - the condition is another process's
+            while not condition():
                 await asyncio.sleep(0.005)
 
     return wait
