@@ -121,7 +121,7 @@ class CallerSession:
         self.state = State.CHALLENGED
         return self._challenge
 
-    def evidence(self, frame: bytes | memoryview) -> bytes:
+    def evidence(self, frame: records.Octets) -> bytes:
         """Take the evidence frame; its body, to be verified and appraised. Nothing of it is believed here.
 
         Raises: SessionViolation for another frame.
@@ -170,12 +170,12 @@ class CallerSession:
         self.state = State.OPENING
         return frame
 
-    def _read(self, frame: bytes | memoryview) -> Message | Refused | Control | None:
+    def _read(self, frame: records.Octets) -> Message | Refused | Control | None:
         if self._reader is None:
             raise self._over()
         return self._reader.read(frame)
 
-    def accept(self, frame: bytes | memoryview) -> Accepted:
+    def accept(self, frame: records.Octets) -> Accepted:
         """Take the enclave's record 0. Raises: SessionRefused for a close, SessionViolation."""
         self._expect(State.OPENING)
         try:
@@ -253,7 +253,7 @@ class CallerSession:
         self._unsent.clear()
         return bytes(self._sealer.control(records.Kind.CLOSE, 0, {records.CLOSE_CODE: Code.OK}))
 
-    def record(self, frame: bytes | memoryview) -> Event | None:
+    def record(self, frame: records.Octets) -> Event | None:
         """Take one record: an answer, the session's end, or nothing yet. Raises: SessionViolation."""
         self._expect(State.OPEN)
         try:

@@ -112,7 +112,7 @@ class EnclaveSession:
         if self._pair is not None:
             self._pair.drop()
 
-    def challenge(self, frame: bytes | memoryview) -> tuple[bytes, bytes]:
+    def challenge(self, frame: records.Octets) -> tuple[bytes, bytes]:
         """Take the challenge; (nonce, user_data) for the NSM's document. Raises: SessionViolation."""
         self._expect(State.START)
         self._challenge = bytes(frame)
@@ -134,7 +134,7 @@ class EnclaveSession:
         self.state = State.OFFERED
         return frame
 
-    def open(self, frame: bytes | memoryview, *, now: float, refuse: Code | None = None) -> Opened:
+    def open(self, frame: records.Octets, *, now: float, refuse: Code | None = None) -> Opened:
         """Open the sealed opening once; accept, or close with a code (`refuse`, for whoever opens, if given).
 
         `now`: trusted Unix time. Raises: SessionViolation where nothing opens: there is no key then to say so under.
@@ -189,7 +189,7 @@ class EnclaveSession:
         """Whether a message has begun and not ended."""
         return self._reader is not None and self._reader.partial is not None
 
-    def record(self, frame: bytes | memoryview) -> Event | None:
+    def record(self, frame: records.Octets) -> Event | None:
         """Take one record. Raises: SessionViolation."""
         self._expect(State.OPEN)
         reader = self._reader

@@ -193,7 +193,7 @@ class MessageReader:
     def _room(self, size: int) -> tuple[memoryview, bool]:
         """Where to open a record of so many bytes, trailer included, and whether its content may stay there."""
         if self._message is not None:
-            if self._refused is None and size <= len(self._buffer) - self._at:
+            if size <= len(self._buffer) - self._at:  # never true of a refused message, which has no buffer
                 return self._buffer[self._at :], True
         elif size < RECORD_CONTENT_MAX + RECORD_TRAILER and size - RECORD_TRAILER <= self._limit:
             try:

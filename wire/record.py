@@ -107,7 +107,7 @@ class RecordSealer(_Direction):
             raise RuntimeError("the direction is closed, or another message is under way")
         if kind is Kind.DATA:
             self.partial = message
-        elif kind is Kind.END or message == self.partial:
+        elif message == self.partial:
             self.partial = None
         self._closed = kind is Kind.CLOSE
 

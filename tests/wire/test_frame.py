@@ -226,6 +226,14 @@ def test_frames_left_in_the_buffer_do_not_stop_reading_while_there_is_room() -> 
     assert len(buffer.space(FrameType.RECORD, exact=False)) == len(frame)  # the frame taken gave its room
 
 
+def test_nothing_read_is_nothing_filled() -> None:
+    """A read of no bytes is no mistake."""
+    buffer = FrameBuffer()
+    buffer.space(FrameType.RECORD, exact=False)
+    buffer.filled(0)
+    assert buffer.pending == 0
+
+
 @pytest.mark.parametrize("count", [-1, FrameBuffer.START + 1])
 def test_filling_more_than_offered_is_misuse(count: int) -> None:
     """No count beyond the last space is believed."""

@@ -127,9 +127,15 @@ def test_path_that_is_not_of_the_protocol_is_misuse(path: str) -> None:
         encode(path=path)
 
 
+def test_longest_path_is_taken() -> None:
+    """256 bytes."""
+    assert decode(1, _whole(path="/" + "a" * 255)).path == "/" + "a" * 255
+
+
 @pytest.mark.parametrize("fields", [{"status": -1}, {"status": 65_536}, {"deadline_ms": -1}, {"deadline_ms": 1 << 32}])
 def test_number_that_the_header_cannot_hold_is_misuse(fields: dict[str, int]) -> None:
-    """Status has 16 bits, the deadline 32."""
+    """Status has 16 bits, the deadline 32; the largest of both pass."""
+    encode(status=65_535, deadline_ms=(1 << 32) - 1)
     with pytest.raises(ValueError, match="range"):
         encode(**fields)  # type: ignore[arg-type]
 
@@ -139,6 +145,7 @@ def test_lengths_that_the_header_does_not_allow_are_misuse(monkeypatch: pytest.M
     monkeypatch.setattr(message, "JSON_MAX", 100)
     monkeypatch.setattr(message, "TENSORS_MAX", 100)
     encode(json=b"j" * 40, tensors=[bytes(100)])
+    encode(json=b"j" * 40 + b" " * 60, path="/" + "a" * 67)  # 24 + 68 + 100 are three times 64
     for fields in ({"json": b"j" * 105}, {"tensors": [bytes(101)]}):
         with pytest.raises(ValueError, match="carries"):
             encode(**fields)
@@ -155,7 +162,7 @@ BAD = {
     "reserved first": _changed(20, b"\x01"),
     "reserved last": _changed(23, b"\x01"),
     "path too long": HEADER.pack(0, 257, 64 * 5 - 24 - 257, 0, 0) + b"/" * 257 + b" " * 39 + bytes(704),
-    "unaligned": HEADER.pack(0, 3, 36, 3, 0) + _whole(path="/v2", json=b"{}", tensors=[b"abc"])[24:],
+    "unaligned": (HEADER.pack(0, 3, 36, 1, 0) + b"/v2" + b" " * 36 + b"t").ljust(1024, b"\0"),
     "longer than its bucket": _whole(path="/v2") + bytes(64),
     "shorter than its bucket": _whole(path="/v2")[:-1],
     "another bucket": _whole(path="/v2") + bytes(padded(1025) - 1024),
@@ -185,9 +192,10 @@ def test_malformed_message_is_refused(name: str) -> None:
 @pytest.mark.parametrize("limit", ["JSON_MAX", "TENSORS_MAX"])
 def test_announced_lengths_have_limits(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """JSON and tensor lengths over their limits are refused from the header."""
-    whole = _whole(json=b"j" * 50, tensors=[bytes(200)])
+    whole = _whole(json=b"j" * 40, tensors=[bytes(40)])
+    monkeypatch.setattr(message, limit, 40)
     decode(1, whole)
-    monkeypatch.setattr(message, limit, 100 if limit == "TENSORS_MAX" else 63)
+    monkeypatch.setattr(message, limit, 39)
     with pytest.raises(MalformedMessageError):
         decode(1, whole)
 
@@ -236,6 +244,7 @@ def test_content_of_one_record_is_opened_into_the_allocated_buffer() -> None:
     assert isinstance(got, Message)
     assert got.tensors.obj is given[0].obj
     assert len(given) == 1
+    assert len(reader._scratch) == 0
 
 
 def test_next_message_leaves_the_last_ones_bytes_alone() -> None:
@@ -352,8 +361,10 @@ def test_record_order_is_kept(name: str) -> None:
 @pytest.mark.parametrize("frame", [b"", bytes(25), bytes(MIB + 27)])
 def test_frame_of_impossible_size_is_refused(frame: bytes) -> None:
     """Nothing shorter or longer than a record is looked at."""
+    _, reader = _reader()
     with pytest.raises(RecordError):
-        _reader()[1].read(frame)
+        reader.read(frame)
+    assert len(reader._scratch) == 0  # refused before memory was given
 
 
 @pytest.mark.parametrize("left", [10, 1500, MIB - 24])
