@@ -67,3 +67,7 @@ class MalformedAnswerError(CloisterError):
 
     def __init__(self) -> None:
         super().__init__(Code.PROTOCOL_VIOLATION)
+
+
+class IdentityError(Exception):
+    """The files of the caller's identity cannot be used; nothing was sent, nobody was asked."""

@@ -9,7 +9,9 @@ NOUNS = {
     "kms": "simulator.kms",
     "attack": "simulator.hostile.run",
     "demo": "simulator.demo",
-    "cloister": "simulator.world",
+    "up": "simulator.up",
+    "down": "simulator.down",
+    "cloister": "simulator.cloister",
 }
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from cloister.command import keyfile
+from cloister.command import keyfile, model_metadata
 from cloister.command.output import Context, CouldNotAskError, Exit, RejectedError, UsageError
 from owner import draft, inspection
 from owner.onnx_file import ModelFile, judge
@@ -263,3 +263,4 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     verify.add_argument("file", type=Path, metavar="FILE", help="ID-VERSION.json, or a signed manifest")
     verify.add_argument("--artifacts", type=Path, metavar="DIR", help="where the parts are (default: beside FILE)")
     verify.set_defaults(run=_verify)
+    model_metadata.add(verbs)

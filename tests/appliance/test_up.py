@@ -1,0 +1,109 @@
+"""`up`, `down` and `cloister` of the simulator: a world to try things on, and every printed command works."""
+
+from collections.abc import Iterator
+import json
+import os
+from pathlib import Path
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from simulator.up import COMMAND, commands
+from simulator.world import memory_folder
+
+ROOT = Path(__file__).parents[2]
+FOLDER = memory_folder() / f"cloister-up-test-{os.getpid()}"  # a world that a person keeps up is left alone
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "CLOISTER_WORLD": str(FOLDER)}
+
+
+def simulator(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "simulator", *words],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def printed() -> Iterator[str]:
+    """What `up` printed, while it is up."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "simulator", "up"],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("python -P -m simulator down"):
+            break
+    yield "".join(lines)
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    assert 0 == process.wait(30)
+    process.stdout.close()
+
+
+def test_every_printed_command_works(printed: str) -> None:
+    """Each printed command line, typed as it stands and in order, succeeds, headed SIMULATED."""
+    given = [line for line in printed.splitlines() if line.startswith(COMMAND)]
+    assert [line for _, line in commands(FOLDER)] == given
+    for line in given:
+        done = simulator(*shlex.split(line)[4:])
+        assert (0, "") == (done.returncode, done.stderr if done.returncode else ""), line
+        assert "SIMULATED" in done.stdout.splitlines()[0]
+
+
+def test_answers_for_machines(printed: str) -> None:
+    """With --json the answer of `infer` is one object: five patients, two outputs, and the heading."""
+    line = next(line for line in printed.splitlines() if "--json infer" in line)
+    found = json.loads(simulator(*shlex.split(line)[4:]).stdout)
+    assert found["accepted"] and found["heading"].startswith("SIMULATED")
+    assert {"label": [5], "probabilities": [5, 2]} == {output["name"]: output["shape"] for output in found["outputs"]}
+
+
+def test_aws_root_refuses(printed: str) -> None:
+    """The same command under AWS's root, without the simulator, is refused before anything is sent."""
+    line = next(line for line in printed.splitlines() if " infer " in line)
+    words = shlex.split(line)[5:]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", "import sys; from cloister.command.main import main; sys.exit(main(sys.argv[1:]))", *words],
+        env=ENVIRONMENT, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert 1 == done.returncode
+    assert "nothing was sent" in done.stderr
+
+
+def test_one_world_at_a_time(printed: str) -> None:
+    """A second `up` says that one is up and leaves it alone."""
+    assert 3 == simulator("up").returncode
+    assert (FOLDER / "endpoint").exists()
+
+
+def test_down(printed: str) -> None:
+    """`down` ends the world; nothing of it is left, and the command says so."""
+    world = (FOLDER / "endpoint").readlink().parent.parent
+    assert world.is_dir()
+    done = simulator("down")
+    assert (0, "the world is gone\n") == (done.returncode, done.stdout)
+    end = time.monotonic() + 10
+    while FOLDER.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not FOLDER.exists() and not world.exists()
+    done = simulator("cloister", "infer", "unix:x", "m", "f.npy", "--reference-values", "r")
+    assert 3 == done.returncode
+    assert "simulator up" in done.stderr
