@@ -95,3 +95,12 @@ image-files:
 
 image-twice: $(VENV)/installed
 	sh deploy/image/twice.sh "$(BIN)/python"
+
+# Independent implementations of the same formats, each in an environment of its own (tests/lanes/NAME.txt).
+ORACLES = build/oracles
+
+.PHONY: lane-oracles
+lane-oracles: $(VENV)/installed
+	@mkdir -p $(ORACLES)
+	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) esdk esdk-cli
+	ORACLES=$(ORACLES) $(PYTEST) tests/lanes/esdk.py $(TEST_ARGUMENTS)
