@@ -11,7 +11,7 @@ import struct
 
 from wire.buffer import ALIGNMENT, aligned, is_zero
 from wire.errors import WireError
-from wire.frame import HEADER_BYTES, RECORD_BODY_MAX, RECORD_CONTENT_MAX, RECORD_TAG, RECORD_TRAILER
+from wire.frame import HEADER_BYTES, RECORD_CONTENT_MAX, RECORD_TAG, RECORD_TRAILER
 from wire.record import CONTROL_BYTES, Kind, Octets, Record, RecordError, RecordOpener
 
 HEADER = struct.Struct(">HHIQIxxxx")
@@ -144,7 +144,6 @@ class Control:
     content: bytes
 
 
-FRAME_MAX = HEADER_BYTES + RECORD_BODY_MAX
 _NOTHING = memoryview(b"")
 
 
