@@ -190,3 +190,24 @@ def envelope(
 def document(ders: tuple[bytes, ...] | None = None, **changes: object) -> bytes:
     """A whole document: what `attestation.verify.verify` accepts at NOW, but for the changes."""
     return envelope(indefinite(fields(ders, **changes)))
+
+
+_UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+# One deviation from the profile each, of any certificate below the root; the first two are none.
+DEVIATIONS: dict[str, dict[str, object]] = {
+    "as-it-should-be": {},
+    "unknown-extension": {"extensions": ((_UNKNOWN, False),)},
+    "unknown-critical-extension": {"extensions": ((_UNKNOWN, True),)},
+    "no-basic-constraints": {"basic": None},
+    "other-basic-constraints": {"basic": (False, None, True)},
+    "no-key-usage": {"usage": None},
+    "both-key-usages": {"usage": (True, True)},
+    "no-key-usage-bit": {"usage": (False, False)},
+    "sha256": {"digest": hashes.SHA256()},
+    "sha512": {"digest": hashes.SHA512()},
+    "other-issuer-name": {"issuer": "someone else"},
+    "other-signer": {"signer": "someone else"},
+    "begins-late": {"begins": DOCUMENT_TIME + timedelta(seconds=1)},
+    "ended-before": {"ends": DOCUMENT_TIME - timedelta(seconds=1)},
+    "ends-then": {"ends": DOCUMENT_TIME},
+}
