@@ -53,8 +53,8 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, path: str) -> Octets:
     values = getattr(tensor.contents, field)
     if tensor.datatype == "BYTES":
         return join_bytes(values)
-    try:
-        return np.array(values, dtype=kind).tobytes()
+    try:  # a list: from an array of wider integers numpy would wrap silently
+        return np.array(list(values), dtype=kind).tobytes()
     except OverflowError:
         raise RefusedError(Code.INVALID_VALUE, f"{path}.data") from None
 

@@ -1,10 +1,15 @@
 """The models that the sidecar's tests and lanes serve, and a world that serves them."""
 
+from dataclasses import dataclass
+import shutil
 from typing import Any
 
+from attestation.eif import Measurements
+from simulator import hypervisor
 from simulator.owner import ModelSpec
 from simulator.world import World
 from tests.model import graphs
+from wire import ports
 from wire.manifest import Pipeline, Runtime, Step, Tensor
 from wire.tensor import ITEM_BYTES
 
@@ -40,19 +45,48 @@ def pipelines() -> tuple[Pipeline, ...]:
     )
 
 
-def serving() -> World:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """A world that serves the models, and what its enclave measures to."""
+
+    world: World
+    archive: bytes
+    measured: Measurements
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every model and pipeline."""
+        return (*dict.fromkeys(model.id for model in self.world.owner.models), "twice")
+
+    def replace_enclave(self) -> None:
+        """End the enclave and start the same image again behind the same parent."""
+        self.world.stop_enclave()
+        image = self.world.run / "image"
+        for path in (image, *image.rglob("*")):  # unpacked read-only
+            if path.is_dir():
+                path.chmod(0o700)
+        shutil.rmtree(image)
+        for left in (self.world.run / hypervisor.NSM_SOCKET, self.world.run / f"enclave_{ports.SESSION}"):
+            left.unlink(missing_ok=True)
+        self.world.start_enclave(self.archive)
+        self.world.wait_serving()
+
+
+def serving() -> Serving:
     """A world that serves them; its caller closes it."""
     world = World.create()
+    archive = world.archive()  # once: the tree may be edited while tests run
+    measured = hypervisor.measure(archive)
     try:
         world.start_kms()
-        world.owner.create_key([world.measured()])
+        world.owner.create_key([measured])
         world.owner.seal(specs())
         world.owner.publish(world.owner.manifest(pipelines=pipelines()))
         world.new_run()
         world.start_parent()
-        world.start_enclave()
+        world.start_enclave(archive)
         world.wait_serving()
     except BaseException:
         world.close()
         raise
-    return world
+    return Serving(world=world, archive=archive, measured=measured)

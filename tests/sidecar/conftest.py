@@ -10,7 +10,6 @@ import pytest
 from cloister.sidecar.appliance import Target
 from cloister.sidecar.config import Listener
 from cloister.sidecar.serve import Opened, Settings, serve
-from simulator.world import World
 from tests.sidecar import appliance_models
 from wire import endpoint
 from wire.endpoint import Tcp
@@ -77,23 +76,27 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def world() -> Iterator[World]:
+def serving() -> Iterator[appliance_models.Serving]:
     """One appliance."""
     made = appliance_models.serving()
     yield made
-    made.close()
+    made.world.close()
+
+
+def target_of(serving: appliance_models.Serving) -> Target:
+    """How a sidecar calls the appliance."""
+    return Target(
+        endpoint=endpoint.parse(serving.world.endpoint),
+        reference_values=serving.world.owner.reference_values([serving.measured]),
+        roots=serving.world.roots,
+        identity=serving.world.owner.identity(models=serving.names),
+    )
 
 
 @pytest.fixture(scope="session")
-def target(world: World) -> Target:
+def target(serving: appliance_models.Serving) -> Target:
     """How it is called."""
-    names = tuple(dict.fromkeys([model.id for model in world.owner.models] + ["twice"]))
-    return Target(
-        endpoint=endpoint.parse(world.endpoint),
-        reference_values=world.owner.reference_values([world.measured()]),
-        roots=world.roots,
-        identity=world.owner.identity(models=names),
-    )
+    return target_of(serving)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,280 @@
+"""The sidecar and its appliance: refused evidence, a replaced enclave, sessions that end, doors on Unix sockets."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+import http.client
+import json
+import os
+from pathlib import Path
+import socket
+import stat
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from cloister.errors import EvidenceRefusedError, UnreachableError
+from cloister.sidecar.appliance import Appliance, Target
+from cloister.sidecar.config import Listener
+from cloister.sidecar.metrics import Metrics
+from cloister.sidecar.serve import Settings, serve
+from tests.sidecar import appliance_models
+from tests.sidecar.conftest import TOKEN, Running, Sidecar, target_of
+from wire.endpoint import Tcp, Unix, parse
+
+BODY = json.dumps({"inputs": [{"name": n, "datatype": "FP32", "shape": [1], "data": [1]} for n in "ab"]}).encode()
+
+
+def ask(sidecar: Sidecar, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, str]:
+    door = http.client.HTTPConnection(sidecar.host, sidecar.port, timeout=30)
+    door.request(method, path, body, {"Authorization": f"Bearer {TOKEN}", **headers})
+    answer = door.getresponse()
+    raw, kind = answer.read(), answer.getheader("content-type", "")
+    door.close()
+    return answer.status, json.loads(raw) if kind == "application/json" else raw.decode(), kind
+
+
+def metric(sidecar: Sidecar, name: str) -> float:
+    page = ask(sidecar, "GET", "/metrics")[1]
+    return sum(float(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith(name))
+
+
+@pytest.fixture
+def doors(settings: Settings) -> Iterator[list[Running]]:
+    """Sidecars of a test's own."""
+    made: list[Running] = []
+    yield made
+    for running in made:
+        running.stop()
+
+
+class Recorder:
+    """Between sidecar and parent: counts what the caller sends."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.sent = 0
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                stream, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            behind = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            behind.connect(self._path)
+            threading.Thread(target=self._pump, args=(stream, behind, True), daemon=True).start()
+            threading.Thread(target=self._pump, args=(behind, stream, False), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, count: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                self.sent += len(data) if count else 0
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_refused_evidence_is_told_and_nothing_is_sent(
+    serving: appliance_models.Serving, target: Target, settings: Settings, doors: list[Running]
+) -> None:
+    """Another image's reference values: 502 with a code and the reasons at once, and the caller has sent its challenge alone."""
+    recorder = Recorder(serving.world.endpoint.removeprefix("unix:"))
+    measured = replace(serving.measured, pcr0=bytes(47) + b"\1")
+    values = serving.world.owner.reference_values([measured])
+    wrong = replace(target, reference_values=values, endpoint=parse(f"tcp:127.0.0.1:{recorder.port}"), sessions=1)
+    doors.append(running := Running(replace(settings, target=wrong)))
+    sidecar = running.start()
+    status, answer, _ = ask(sidecar, "POST", "/v2/models/sum/infer", BODY)
+    assert (status, answer["code"]) == (502, "evidence-refused")
+    assert answer["reasons"]
+    assert recorder.sent == 38 * recorder.connections > 0  # challenges
+    assert metric(sidecar, "cloister_sidecar_evidence_refused_total") == recorder.connections
+    verdict = ask(sidecar, "GET", "/attestation")[1]
+    assert (verdict["verdict"], verdict["reasons"]) == ("rejected", answer["reasons"])
+    recorder.close()
+
+
+def test_the_verdict_is_shown(serving: appliance_models.Serving, settings: Settings, doors: list[Running]) -> None:
+    """/attestation is the verdict on the evidence in use, as JSON and as a page that loads nothing; asked before any request too."""
+    doors.append(running := Running(replace(settings, banner="SIMULATED: not under AWS's root")))
+    sidecar = running.start()
+    status, found, _ = ask(sidecar, "GET", "/attestation")
+    assert (status, found["verdict"], found["sequence"]) == (200, "accepted", 1)
+    assert found["pcrs"]["0"] == serving.measured.pcrs[0].hex()
+    status, page, kind = ask(sidecar, "GET", "/attestation", Accept="text/html")
+    assert (status, kind) == (200, "text/html; charset=utf-8")
+    assert "ACCEPTED" in page
+    assert "SIMULATED" in page
+    assert "default-src &#x27;none&#x27;" in page or "default-src 'none'" in page
+
+
+def test_metrics_have_a_fixed_set_of_labels(sidecar: Sidecar) -> None:
+    """Metrics name doors, operations and codes, never a model, a caller or content."""
+    ask(sidecar, "POST", "/v2/models/sum/infer", BODY)
+    ask(sidecar, "POST", "/v2/models/canary-model/infer", b'{"inputs": "canary-value"}')
+    page = ask(sidecar, "GET", "/metrics")[1]
+    assert "canary" not in page
+    assert "sum" not in page.replace("_sum", "")
+    lines = [line for line in page.splitlines() if not line.startswith("#")]
+    assert all(line.startswith("cloister_sidecar_") for line in lines)
+    assert 'cloister_sidecar_requests_total{door="http",operation="infer",code="ok"}' in page
+
+
+@pytest.mark.parametrize("sessions", [1, 3])
+def test_sessions_are_few_and_shared(target: Target, sessions: int) -> None:
+    """Many requests at once share the pool's sessions; no request opens one of its own."""
+
+    async def run() -> int:
+        counts = Metrics()
+        appliance = Appliance(replace(target, sessions=sessions), counts)
+        found = await asyncio.gather(*(appliance.call("/v2/models/sum/infer", BODY, seconds=20) for _ in range(40)))
+        await appliance.close()
+        assert len({bytes(message.json) for message in found}) == 1
+        return counts.totals["cloister_sidecar_sessions_opened_total", ()]
+
+    assert asyncio.run(run()) == sessions
+
+
+def test_nobody_there_is_told_in_time(target: Target, tmp_path: Path) -> None:
+    """An appliance that is away is waited for until the request's time is over, then UnreachableError; other errors are at once."""
+
+    async def run() -> int:
+        counts = Metrics()
+        appliance = Appliance(replace(target, endpoint=Unix(str(tmp_path / "nobody"))), counts)
+        with pytest.raises(UnreachableError):
+            await appliance.call("/v2/health/live", seconds=0.3)
+        await appliance.close()
+        return counts.totals["cloister_sidecar_retries_total", ()]
+
+    assert asyncio.run(run()) >= 2
+
+
+def test_refused_evidence_is_not_tried_again(serving: appliance_models.Serving, target: Target) -> None:
+    """A refusal of evidence is final for the request."""
+    measured = replace(serving.measured, pcr2=bytes(47) + b"\1")
+    wrong = replace(target, reference_values=serving.world.owner.reference_values([measured]))
+
+    async def run() -> int:
+        counts = Metrics()
+        appliance = Appliance(wrong, counts)
+        with pytest.raises(EvidenceRefusedError):
+            await appliance.call("/v2/health/live", seconds=20)
+        await appliance.close()
+        return counts.totals["cloister_sidecar_retries_total", ()]
+
+    assert asyncio.run(run()) == 0
+
+
+def test_a_replaced_enclave_is_not_noticed(settings: Settings, doors: list[Running]) -> None:
+    """Requests before, during and after the enclave's replacement are all answered right: the sidecar re-attests by itself."""
+    own = appliance_models.serving()
+    over = threading.Event()
+    try:
+        doors.append(running := Running(replace(settings, target=target_of(own), request_seconds=60)))
+        sidecar = running.start()
+        found: list[tuple[int, Any]] = []
+
+        def load() -> None:
+            while not over.is_set():
+                status, answer, _ = ask(sidecar, "POST", "/v2/models/sum/infer", BODY)
+                found.append((status, answer["outputs"][0]["data"] if status == 200 else answer))
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        _more(found, 20)
+        own.replace_enclave()
+        _more(found, 20)
+        over.set()
+        for thread in threads:
+            thread.join(90)
+        assert {json.dumps(one) for one in found} == {json.dumps((200, [2.0]))}
+        assert metric(sidecar, "cloister_sidecar_sessions_opened_total") >= 2
+    finally:
+        over.set()
+        own.world.close()
+
+
+def _more(found: list[Any], count: int) -> None:
+    end = time.monotonic() + 60
+    wanted = len(found) + count
+    while len(found) < wanted:
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.01)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(self._path)
+
+
+def test_unix_sockets_are_the_users_own(target: Target, tmp_path: Path, doors: list[Running]) -> None:
+    """A Unix door has mode 0600 whatever the umask, needs no token, replaces a stale socket, and is gone at the end."""
+    web, rpc = str(tmp_path / "h"), str(tmp_path / "g")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
+        stale.bind(web)
+    before = os.umask(0)
+    try:
+        running = Running(Settings(target=target, http=Listener(at=Unix(web)), grpc=Listener(at=Unix(rpc))))
+        running.start()
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(os.stat(path).st_mode) for path in (web, rpc)] == [0o600, 0o600]
+    door = UnixConnection(web)
+    door.request("POST", "/v2/models/sum/infer", BODY, {"Host": "any.example"})
+    assert json.loads(door.getresponse().read())["outputs"][0]["data"] == [2]
+    door.close()
+    running.stop()
+    assert not os.path.exists(web)
+
+
+def test_a_door_in_use_is_not_taken(target: Target, tmp_path: Path) -> None:
+    """A socket that another process listens on, or a file that is no socket, is left alone."""
+    path = tmp_path / "h"
+    path.write_text("mine")
+    with pytest.raises(OSError, match="use"):
+        asyncio.run(serve(Settings(target=target, http=Listener(at=Unix(str(path)))), lambda _: None, asyncio.Event()))
+    assert path.read_text() == "mine"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(OSError, match="use"):
+            asyncio.run(serve(Settings(target=target, http=Listener(at=Unix(str(path)))), lambda _: None, asyncio.Event()))
+
+
+def test_what_is_being_answered_is_answered_before_the_end(target: Target, settings: Settings) -> None:
+    """When the sidecar is told to end, a request under way gets its answer, idle connections end."""
+    running = Running(replace(settings, http=Listener(at=Tcp("127.0.0.1", 0)), grpc=None))
+    sidecar = running.start()
+    body = json.dumps({"inputs": [{"name": "n", "datatype": "INT64", "shape": [], "data": [100_000]}]}).encode()
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(ask(sidecar, "POST", "/v2/models/spin/infer", body)[0]))
+    ask(sidecar, "GET", "/v2/health/ready")
+    thread.start()
+    end = time.monotonic() + 10
+    while metric(sidecar, "cloister_sidecar_requests_in_flight") < 2 and time.monotonic() < end:
+        time.sleep(0.002)
+    running.stop()
+    thread.join(20)
+    assert found == [200]
