@@ -64,7 +64,7 @@ def probe() -> bytes:
     return b" ".join(words[(number * number + number // 7) % 500][: 8 + number % 50] for number in range(6000))
 
 
-def _deflated(data: bytes) -> bytes:
+def deflated(data: bytes) -> bytes:
     """gzip without name or time."""
     squeeze = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, 8)
     body = squeeze.compress(data) + squeeze.flush()
@@ -74,7 +74,7 @@ def _deflated(data: bytes) -> bytes:
 
 def check_compressor() -> None:
     """Refuse to compress where the result would have another PCR2 than elsewhere. Raises: ImageError."""
-    if hashlib.sha256(_deflated(probe())).hexdigest() != PROBE_SHA256:
+    if hashlib.sha256(deflated(probe())).hexdigest() != PROBE_SHA256:
         raise ImageError(
             f"this zlib ({zlib.ZLIB_RUNTIME_VERSION}) compresses to other bytes than zlib 1.2 and 1.3: PCR2 would differ; build in Debian"
         )
@@ -125,7 +125,7 @@ def application_ramdisk(entries: Sequence[Entry], command: Sequence[str] = COMMA
     moved = [Entry(path=f"rootfs/{entry.path}", mode=entry.mode, data=entry.data) for entry in _judged(entries)]
     lines = "".join(f"{word}\n" for word in command).encode()
     try:
-        return _deflated(cpio.pack([cpio.file("cmd", lines), cpio.file("env", b""), cpio.directory("rootfs"), *moved]))
+        return deflated(cpio.pack([cpio.file("cmd", lines), cpio.file("env", b""), cpio.directory("rootfs"), *moved]))
     except ArchiveError as error:
         raise ImageError(str(error)) from None
 
@@ -136,13 +136,20 @@ def bootstrap_ramdisk(bootstrap: Bootstrap) -> bytes:
     entries += [cpio.file(name, data) for name, data in bootstrap.modules]
     if [name for name, _ in bootstrap.modules] not in ([], ["nsm.ko"]):  # AWS's init knows nsm.ko by name
         entries.append(cpio.file("modules", "".join(f"/{name}\n" for name, _ in bootstrap.modules).encode()))
-    return _deflated(cpio.pack(entries))
+    return deflated(cpio.pack(entries))
 
 
-def build(bootstrap: Bootstrap, entries: Sequence[Entry], *, signer: Signer | None = None, aarch64: bool = False) -> Image:
+def build(
+    bootstrap: Bootstrap,
+    entries: Sequence[Entry],
+    *,
+    signer: Signer | None = None,
+    aarch64: bool = False,
+    command: Sequence[str] = COMMAND,
+) -> Image:
     """The image: equal parts give equal PCRs; unsigned, equal bytes. Raises: ImageError."""
     check_compressor()
-    ramdisks = (bootstrap_ramdisk(bootstrap), application_ramdisk(entries))
+    ramdisks = (bootstrap_ramdisk(bootstrap), application_ramdisk(entries, command))
     parts = {"kernel": bootstrap.kernel, "cmdline": bootstrap.cmdline, "init": bootstrap.init}
     parts |= dict(bootstrap.modules)
     parts |= {"bootstrap ramdisk": ramdisks[0], "application ramdisk": ramdisks[1]}

@@ -3,9 +3,10 @@
 No KVM, no vsock of this machine, no privileges: QEMU is Debian's, unpacked and called through its own loader.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 import secrets
 import signal
 import socket
@@ -17,6 +18,9 @@ import time
 from attestation import eif
 from attestation.eif import Measurements
 from attestation.eif_format import SECTION, Kind
+from owner import cpio
+from owner.cpio import Entry
+from owner.image import deflated
 from wire import ports
 
 ENCLAVE_CID = 16
@@ -46,6 +50,17 @@ def split(image: Path) -> tuple[Parts, Measurements]:
             file.seek(section.offset + SECTION.size)
             data[section.kind] = data.get(section.kind, b"") + file.read(section.size)
     return Parts(kernel=data[Kind.KERNEL], ramdisk=data[Kind.RAMDISK], cmdline=data[Kind.CMDLINE].decode()), measurements
+
+
+def overlaid(parts: Parts, entries: Sequence[Entry]) -> Parts:
+    """The same machine with one more ramdisk, unpacked over the others: for tests that run something else inside.
+
+    What a security module is told is measured from the image file: an overlay never moves a PCR here, as it would on Nitro.
+    """
+    folders = {parent.as_posix() for entry in entries for parent in PurePosixPath(entry.path).parents if parent != PurePosixPath()}
+    more = deflated(cpio.pack([*entries, *(cpio.directory(folder) for folder in folders)]))
+    padding = bytes(-len(parts.ramdisk) % 4)
+    return Parts(kernel=parts.kernel, ramdisk=parts.ramdisk + padding + more, cmdline=parts.cmdline)
 
 
 def tsc_khz() -> int:
@@ -179,6 +194,8 @@ class Machine:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     pipe.close()
+        for path in (*(self.run / name for name in ("v", "n", "vsock", f"parent_{ports.HEARTBEAT}")), *self.run.glob("enclave_*")):
+            path.unlink(missing_ok=True)
 
 
 def boot(parts: Parts, measurements: Measurements, settings: Settings, *, run: Path, state: Path | None, module_id: str = "") -> Machine:

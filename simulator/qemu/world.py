@@ -18,17 +18,22 @@ BOOT_SECONDS = 180.0
 
 @dataclass(kw_only=True)
 class QemuWorld(World):
-    """A world whose enclave is an image file. `set_up` it before use."""
+    """A world whose enclave is an image file; made by `of`."""
 
     machine: Machine | None = None
     settings: Settings = field(init=False)
     parts: Parts = field(init=False)
     image: Measurements = field(init=False)
 
-    def set_up(self, image: Path, settings: Settings) -> None:
-        """Which image, and how it is booted."""
-        self.parts, self.image = machine.split(image)
-        self.settings = settings
+    @classmethod
+    def of(cls, image: Path, settings: Settings) -> "QemuWorld":
+        """An empty world whose enclave is this image file, booted so. Raises: MalformedImageError, OSError."""
+        parts, measurements = machine.split(image)
+        world = cls.create()
+        if not isinstance(world, QemuWorld):
+            raise TypeError("a world of another kind was made")
+        world.parts, world.image, world.settings = parts, measurements, settings
+        return world
 
     def measured(self) -> Measurements:
         """What the image file measures to."""
