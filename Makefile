@@ -104,3 +104,30 @@ lane-oracles: $(VENV)/installed
 	@mkdir -p $(ORACLES)
 	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) esdk esdk-cli
 	ORACLES=$(ORACLES) $(PYTEST) tests/lanes/esdk.py $(TEST_ARGUMENTS)
+
+# Other verifiers of attestation documents on the same documents; needs Debian's faketime and the shared vectors.
+.PHONY: lane-oracles-attestation lane-browser bench-verify fuzz remove-checks
+lane-oracles: lane-oracles-attestation
+lane-oracles-attestation: $(VENV)/installed
+	@command -v faketime >/dev/null || { echo "faketime is missing; install it with: sudo apt-get install faketime"; exit 1; }
+	@mkdir -p $(ORACLES)
+	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) attestation
+	$(BIN)/python -m tests.oracles.compare $(ORACLES)/attestation/bin/python
+
+# The attestation report in headless Chromium; screenshots in build/browser, to be looked at.
+lane-browser: $(VENV)/installed
+	$(BIN)/python -m tests.browser.render build/browser
+
+bench-verify: $(VENV)/installed
+	$(BIN)/python -m bench.verify
+
+# Coverage-guided, SECONDS for each target, then every genuine document with one byte flipped at each offset.
+SECONDS = 60
+fuzz: $(VENV)/installed
+	@mkdir -p $(ORACLES)
+	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) fuzz
+	$(ORACLES)/fuzz/bin/python -m tests.fuzz.run $(SECONDS)
+
+# Take the verifier's checks out one at a time and see a test fail for each.
+remove-checks: $(VENV)/installed
+	$(BIN)/python -m tests.attestation.remove_checks

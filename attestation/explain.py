@@ -47,7 +47,6 @@ def split(data: bytes) -> tuple[Evidence | None, bytes]:
     return evidence, evidence.document
 
 
-_AWS = "AWS: the Nitro Security Module signed it under the pinned root"
 _YOURS = "you: your reference values"
 _ON_IMAGE = frozenset((Check.OWNER, Check.BINDING, Check.SEQUENCE))
 _ORIGIN = (Check.ROOT, Check.CHAIN_NAMES, Check.CHAIN_SIGNATURES, Check.CHAIN_EXACT, Check.COSE_SIGNATURE)
@@ -61,10 +60,10 @@ def _proofs(question: Question, evidence: Evidence | None, claims: Claims, faile
     live = question.moment is Moment.NOW
     moment = "now" if live else "at the document's own moment"
     origin = f"an enclave named {printable(claims.module_id)} made this document; its certificates were valid {moment}"
-    rows = [_proof(origin, _AWS, *_ORIGIN)]
+    rows = [_proof(origin, f"the pinned root of {claims.partition}: the signing key's certificates lead to it", *_ORIGIN)]
     if live:
         clocks = f"its clock and yours differ by at most {TOLERANCE.seconds} s"
-        rows.append(_proof(clocks, "AWS and your clock", Check.CLOCK_BEHIND, Check.CLOCK_AHEAD))
+        rows.append(_proof(clocks, "the document and your clock", Check.CLOCK_BEHIND, Check.CLOCK_AHEAD))
     if question.reference_values is not None:
         image = "the enclave runs one of the images that you accept, not in debug mode"
         rows.append(_proof(image, _YOURS, Check.DEBUG, Check.MEASUREMENTS))

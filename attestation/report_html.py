@@ -5,6 +5,7 @@ from datetime import datetime
 from html import escape
 
 from attestation.checks import TEXT
+from attestation.errors import Mismatch
 from attestation.report import Link, Proof, Register, Report, Verdict
 from attestation.report_style import STYLE
 from attestation.report_text import date, headline, position
@@ -14,8 +15,8 @@ from wire.evidence import CALLERS_ANYONE
 _TONES = {Verdict.ACCEPTED: "good", Verdict.AUTHENTIC: "care"}
 _ADVICE = {
     Verdict.ACCEPTED: "This enclave is what your reference values describe. What you seal to its session key, only it can open.",
-    Verdict.AUTHENTIC: "AWS vouches for this document. Whether it is of an enclave that you want was not decided: rely on nothing yet.",
-    Verdict.REJECTED: "AWS vouches for this document, and it is not what you accept. Send nothing.",
+    Verdict.AUTHENTIC: "The pinned root vouches for this document. Whether it is of an enclave that you want was not decided: rely on nothing yet.",
+    Verdict.REJECTED: "The pinned root vouches for this document, and it is not what you accept. Send nothing.",
     Verdict.UNTRUSTED: "No pinned root vouches for this document. Whatever it says may be anyone's invention.",
     Verdict.MALFORMED: "These bytes are no attestation evidence. Nothing in them was believed.",
 }
@@ -41,12 +42,11 @@ def _items(rows: tuple[str, ...]) -> str:
     return f"<ul>{''.join(f'<li>{_text(row)}</li>' for row in rows)}</ul>" if rows else ""
 
 
-def _refusals(report: Report) -> str:
-    return "".join(
+def _refusal(item: Mismatch) -> str:
+    wanted = f'<div>wanted <span class="hex">{_text(item.expected)}</span></div>' if item.expected != TEXT[item.check] else ""
+    return (
         f'<div class="row"><div><strong>{_text(TEXT[item.check])}</strong><span class="dim">check {item.check.value}, {item.check.reason}'
-        f'</span></div><div>wanted <span class="hex">{_text(item.expected)}</span></div>'
-        f'<div class="wanted">found <span class="hex">{_text(item.actual)}</span></div></div>'
-        for item in report.refusals
+        f'</span></div>{wanted}<div class="wanted">found <span class="hex">{_text(item.actual)}</span></div></div>'
     )
 
 
@@ -141,10 +141,10 @@ def render(report: Report, *, banner: str | None = None) -> str:
     over = f'<p class="banner">{_text(banner)}</p>' if banner else ""
     said = "said by the document" if report.claims is not None else "said by the document, and not believed"
     sections = (
-        ("Refused because", _refusals(report)),
+        ("Refused: not so that", "".join(_refusal(item) for item in report.refusals)),
         ("Proven, and by whom", _proofs(report)),
         ("Registers", "".join(_register(row) for row in report.registers)),
-        ("Service", _service(report)),
+        ("Service" if report.verdict is Verdict.ACCEPTED else "Service: said by the evidence", _service(report)),
         ("Certificates", _chain(report)),
         ("Document: " + said, _document(report)),
         ("Not proven", _items(report.unknown)),

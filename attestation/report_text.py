@@ -72,8 +72,10 @@ def _wrapped(rows: Iterable[str]) -> Iterator[str]:
 
 def _refusals(report: Report) -> Iterator[str]:
     for item in report.refusals:
-        yield f"  check {item.check.value} {item.check.reason}: must hold that {TEXT[item.check]}"
+        yield f"  check {item.check.value} {item.check.reason}: not so that {TEXT[item.check]}"
         for name, value in (("wanted", item.expected), ("found ", item.actual)):
+            if value == TEXT[item.check]:
+                continue
             yield from textwrap.wrap(printable(value), WIDTH, initial_indent=f"    {name}  ", subsequent_indent=" " * 12)
 
 
@@ -106,7 +108,7 @@ def render(report: Report, *, colour: bool = False) -> str:
         ("refused because", _refusals(report)),
         ("proven", _proven(report)),
         ("registers", (line for row in report.registers for line in _register(row))),
-        ("service", _service(report)),
+        ("service" if report.verdict is Verdict.ACCEPTED else "service, as the evidence says", _service(report)),
         ("certificates", _chain(report) if report.chain else ()),
         ("not proven", _wrapped(report.unknown)),
         ("an attacker could still", _wrapped(report.attacker)),
