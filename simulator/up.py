@@ -6,7 +6,7 @@ reference values, an issuer's key, a caller's key and credential, and the measur
 
 import argparse
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 import os
 from pathlib import Path
 import shutil
@@ -21,6 +21,7 @@ from cloister.identity import write_key
 from owner import keys
 from simulator.owner import DEPLOYMENT, ModelSpec
 from simulator.patients import MODEL, VERSION, Patients, train
+from simulator.sidecar import Sidecar
 from simulator.standing import Standing, StandingError, default_folder
 from simulator.world import World, WorldError
 
@@ -86,12 +87,15 @@ def _tell(folder: Path) -> None:
     print("# end it (or Ctrl-C here)\npython -P -m simulator down", flush=True)
 
 
-def _keep(standing: Standing, ended: threading.Event) -> int:
-    with closing(World.create()) as world:
+def _keep(standing: Standing, ended: threading.Event, *, sidecar: bool) -> int:
+    with ExitStack() as stack:
+        world = stack.enter_context(closing(World.create()))
         patients = train()
         _start(world, patients)
         _furnish(standing.folder, world, patients)
         _tell(standing.folder)
+        if sidecar:
+            stack.enter_context(closing(Sidecar.start(standing.folder))).tell((MODEL,))
         while not ended.wait(0.5):
             if world.enclave is not None and world.enclave.process.poll() is not None:
                 print(f"the enclave has ended: {world.boot_failure() or 'killed'}", file=sys.stderr)
@@ -101,7 +105,9 @@ def _keep(standing: Standing, ended: threading.Event) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """0 after an orderly end, 1 where the world broke, 3 where one is up already."""
-    argparse.ArgumentParser(prog="python -P -m simulator up", description=__doc__).parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -P -m simulator up", description=__doc__)
+    parser.add_argument("--sidecar", action="store_true", help="with a sidecar in front: SIDECAR_HTTP, SIDECAR_GRPC and TOKEN on stdout")
+    args = parser.parse_args(argv)
     print(f"{HEADING}\nTraining the model; then KMS, security module, enclave and parent start as processes.", flush=True)
     standing, ended = Standing(folder=default_folder()), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -112,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
                 if stale != standing.pid_file:
                     stale.unlink()
             try:
-                return _keep(standing, ended)
+                return _keep(standing, ended, sidecar=args.sidecar)
             finally:
                 shutil.rmtree(standing.folder, ignore_errors=True)
     except StandingError as error:
