@@ -15,7 +15,7 @@ from wire.evidence import CALLERS_ANYONE
 _TONES = {Verdict.ACCEPTED: "good", Verdict.AUTHENTIC: "care"}
 _ADVICE = {
     Verdict.ACCEPTED: "This enclave is what your reference values describe. What you seal to its session key, only it can open.",
-    Verdict.AUTHENTIC: "The pinned root vouches for this document. Whether it is of an enclave that you want was not decided: rely on nothing yet.",
+    Verdict.AUTHENTIC: "The pinned root vouches for this document. Whether you want its enclave was not decided: rely on nothing yet.",
     Verdict.REJECTED: "The pinned root vouches for this document, and it is not what you accept. Send nothing.",
     Verdict.UNTRUSTED: "No pinned root vouches for this document. Whatever it says may be anyone's invention.",
     Verdict.MALFORMED: "These bytes are no attestation evidence. Nothing in them was believed.",

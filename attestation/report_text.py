@@ -83,7 +83,7 @@ def _proven(report: Report) -> Iterator[str]:
     for proof in report.proofs:
         yield from textwrap.wrap(proof.statement, WIDTH, initial_indent="  - ", subsequent_indent="    ")
         numbers = ", ".join(str(check.value) for check in proof.checks)
-        yield f"    by {proof.by} (checks {numbers})"
+        yield from textwrap.wrap(f"by {proof.by} (checks {numbers})", WIDTH, initial_indent="    ", subsequent_indent="    ")
 
 
 def date(seconds: int) -> str:
