@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 
-from simulator.hostile import evidence_attacks, manifest_attacks, model_attacks, session_attacks
+from simulator.hostile import artifact_attacks, evidence_attacks, manifest_attacks, model_attacks, session_attacks
 from simulator.hostile.twins import Edit, Outcome, run_with
 
 
@@ -71,6 +71,21 @@ _NO_BINDING = Edit(
     new="",
 )
 
+_NO_PINS = (
+    Edit(
+        file="enclave/artifact.py",
+        old="""        hashlib.sha256(header.raw).digest() != part.header_sha256
+        or header.commitment != part.commitment
+        or layout.length""",
+        new="        layout.length",
+    ),
+    Edit(
+        file="enclave/artifact.py",
+        old="if not hmac.compare_digest(digest.digest(), part.artifact_sha256):",
+        new="if not hmac.compare_digest(b'', b''):",
+    ),
+)
+
 _REGISTRY = (
     Attack(
         id="other-image",
@@ -105,21 +120,84 @@ _REGISTRY = (
         position=Position.KMS,
         check="enclave.artifact: header, key commitment and digest are the manifest's",
         refused_by="enclave: ARTIFACT_HEADER",
+        twin=_NO_PINS,
+        run=model_attacks.swapped_model_and_key,
+    ),
+    Attack(
+        id="older-version",
+        lie="the older version of a model is handed out as the current one",
+        threat="T9b",
+        position=Position.PARENT,
+        check="enclave.artifact: header, key commitment and digest are the manifest's",
+        refused_by="enclave: ARTIFACT_HEADER",
+        twin=_NO_PINS,
+        run=artifact_attacks.older_version,
+    ),
+    Attack(
+        id="other-model",
+        lie="another model of the owner's is handed out; only what the manifest pins is left to see it",
+        threat="T9",
+        position=Position.PARENT,
+        check="enclave.artifact: header, key commitment and digest are the manifest's",
+        refused_by="enclave: ARTIFACT_HEADER",
+        without=_NO_CONTEXT,
+        twin=_NO_PINS,
+        run=artifact_attacks.other_model,
+    ),
+    Attack(
+        id="other-model-context",
+        lie="another model of the owner's is handed out; only the encryption context is left to see it",
+        threat="T8",
+        position=Position.PARENT,
+        check="enclave.load: the encryption context names the model",
+        refused_by="enclave: ARTIFACT_HEADER",
+        without=_NO_PINS,
+        twin=_NO_CONTEXT,
+        run=artifact_attacks.other_model,
+    ),
+    Attack(
+        id="mixed-parts",
+        lie="the weights of the older version are handed out with the current graph",
+        threat="T9",
+        position=Position.PARENT,
+        check="enclave.artifact: header, key commitment and digest are the manifest's, for each part",
+        refused_by="enclave: ARTIFACT_HEADER",
+        twin=_NO_PINS,
+        run=artifact_attacks.mixed_parts,
+    ),
+    Attack(
+        id="truncated-artifact",
+        lie="the end of the weights is withheld, zeros stand in its place",
+        threat="T12",
+        position=Position.PARENT,
+        check="enclave.artifact: every frame opens, and the digest is the manifest's",
+        refused_by="enclave: ARTIFACT_DAMAGED",
         twin=(
+            _NO_PINS[1],
             Edit(
                 file="enclave/artifact.py",
-                old="""        hashlib.sha256(header.raw).digest() != part.header_sha256
-        or header.commitment != part.commitment
-        or layout.length""",
-                new="        layout.length",
-            ),
-            Edit(
-                file="enclave/artifact.py",
-                old="if not hmac.compare_digest(digest.digest(), part.artifact_sha256):",
-                new="if not hmac.compare_digest(b'', b''):",
+                old="                raise ArtifactError(BootFailure.ARTIFACT_DAMAGED) from None\n",
+                new="                room[:] = bytes(len(room))\n",
             ),
         ),
-        run=model_attacks.swapped_model_and_key,
+        run=artifact_attacks.truncated,
+    ),
+    Attack(
+        id="swapped-data-key",
+        lie="another data key is released: is it noticed before the model's gigabytes flow?",
+        threat="T9",
+        position=Position.KMS,
+        check="wire.artifact: the data key fits the key commitment, before the first frame is fetched",
+        refused_by="enclave: ARTIFACT_COMMITMENT",
+        twin=(
+            Edit(
+                file="wire/artifact.py",
+                old="    if not hmac.compare_digest(_commitment(data_key, header.message_id), header.commitment):",
+                new="    if False:",
+            ),
+            Edit(file="wire/artifact.py", old="        key.decrypt(bytes(IV_BYTES), header.tag, header.body)\n", new="        pass\n"),
+        ),
+        run=artifact_attacks.swapped_data_key,
     ),
     Attack(
         id="tampered-manifest",
