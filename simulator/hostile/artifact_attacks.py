@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 import os
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cloister.api import connect
 from simulator.hostile.forging_kms import FORGED
-from simulator.hostile.manifest_attacks import try_boot
+from simulator.hostile.manifest_attacks import try_boot, try_call
 from simulator.hostile.small import INPUT, MODEL, OUTPUT, VERSION, WIDTH, canary, prepared, shift_model
 from simulator.hostile.twins import Outcome
 from simulator.owner import ModelSpec
@@ -111,3 +112,16 @@ async def swapped_data_key() -> Outcome:
         refused = await try_boot(world) or ""
         fetched = refused in ("", "enclave: ARTIFACT_DAMAGED")  # which only an opened frame can tell
         return Outcome(succeeded=fetched, refused_by=None if fetched else refused)
+
+
+async def other_owner() -> Outcome:
+    """The owner's image with a manifest, a KMS key and a model of the parent's own: genuine in all, but another owner's."""
+    with closing(prepared(World.create())) as world:
+        owner = world.owner
+        values = owner.reference_values([world.measured()])
+        owner.key = Ed25519PrivateKey.generate()
+        owner.create_key([world.measured()])
+        owner.seal([ModelSpec(id=MODEL, version=VERSION, onnx=shift_model(THEIRS))])
+        owner.publish(owner.manifest())
+        refused = await try_boot(world) or await try_call(world, values, owner.identity())
+        return Outcome(succeeded=refused is None, refused_by=refused)

@@ -200,6 +200,16 @@ _REGISTRY = (
         run=artifact_attacks.swapped_data_key,
     ),
     Attack(
+        id="other-owner",
+        lie="the owner's image serves a model, key and manifest of the parent's own",
+        threat="T9a",
+        position=Position.PARENT,
+        check="attestation.appraise: PCR16 is the owner's",
+        refused_by="caller: owner",
+        twin=(Edit(file="attestation/appraise.py", old="    yield _equal(Check.OWNER, values.pcr16, pcrs.get(16))\n", new=""),),
+        run=artifact_attacks.other_owner,
+    ),
+    Attack(
         id="tampered-manifest",
         lie="the manifest's issuers are replaced under the old signature",
         threat="T15",
