@@ -1,0 +1,249 @@
+"""Processes killed while serving and while booting: one typed error in time, then all is well again, and nothing is left."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing
+import os
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cloister.api import Client
+from cloister.errors import CloisterError, DeadlineError, RequestRefusedError, SessionLostError, UnreachableError
+from simulator.hostile.small import booted, shift_model
+from simulator.owner import ModelSpec
+from simulator.world import World
+from tests.appliance import faults
+from tests.appliance.conftest import caller
+from tests.model.graphs import spin
+from wire.errors import Code
+from wire.manifest import Runtime
+
+X = np.arange(4, dtype=np.float32).reshape(1, 4)
+LONG = {"n": np.array(10**12)}
+DEADLINE = 15.0
+
+
+@pytest.fixture(scope="module")
+def sturdy() -> Iterator[World]:
+    """A world whose processes are killed and started again; afterwards no process of it is left, and no file."""
+    with closing(World.create()) as made:
+        made.start_kms()
+        made.owner.create_key([made.measured()])
+        made.owner.seal(
+            [
+                ModelSpec(id="shift", version="1", onnx=shift_model(1.0)),
+                ModelSpec(id="spin", version="1", onnx=spin()[0], settings={"runtime": Runtime(seconds=20)}),
+            ]
+        )
+        made.owner.publish(made.owner.manifest())
+        yield booted(made)
+    assert faults.until(lambda: not faults.processes(made.directory)), "processes left"
+    assert not made.directory.exists()
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(90):
+            await work
+
+    asyncio.run(bounded())
+
+
+def measured(world: World) -> bool:
+    """Whether the last boot that the parent heard of has come to MEASURED, and no further."""
+    reached = [line for line in (world.parent.text() if world.parent is not None else "").splitlines() if "reached stage" in line]
+    return bool(reached) and reached[-1].endswith("MEASURED")
+
+
+def kill_workers(world: World) -> None:
+    for pid in faults.workers(world):
+        os.kill(pid, signal.SIGKILL)
+
+
+async def works(client: Client) -> None:
+    assert (X + 1).tolist() == (await client.infer("shift", {"x": X}, timeout=DEADLINE)).outputs["y"].tolist()
+
+
+async def interrupted(client: Client, fault: Callable[[], object]) -> CloisterError:
+    """The error of a request during which `fault` happens; it must come well before the request's own deadline."""
+    request = asyncio.create_task(client.infer("spin", LONG, timeout=DEADLINE))
+    await works(client)  # so the long one has arrived
+    started = time.monotonic()
+    await asyncio.to_thread(fault)
+    with pytest.raises(CloisterError) as found:
+        await request
+    assert time.monotonic() - started < DEADLINE
+    return found.value
+
+
+def test_enclave_killed(sturdy: World) -> None:
+    """The request under way fails as lost; once another enclave serves, the same client goes on, attested anew."""
+
+    async def work() -> None:
+        async with await caller(sturdy) as client:
+            before = client.attestation
+            error = await interrupted(client, lambda: faults.kill_enclave(sturdy))
+            assert isinstance(error, SessionLostError)
+            assert error.sent
+            with pytest.raises(UnreachableError):
+                await client.infer("shift", {"x": X}, timeout=DEADLINE)
+            await asyncio.to_thread(faults.restart_enclave, sturdy)
+            await works(client)
+            assert client.attestation.claims.module_id != before.claims.module_id
+
+    run(work())
+
+
+def test_worker_killed(sturdy: World) -> None:
+    """A killed worker fails the request that it ran, by its own code; the session and the other model go on."""
+
+    async def work() -> None:
+        async with await caller(sturdy) as client:
+            before = client.attestation
+            error = await interrupted(client, lambda: kill_workers(sturdy))
+            assert isinstance(error, RequestRefusedError)
+            assert Code.WORKER_LOST is error.code
+            await works(client)
+            assert 3 == (await client.infer("spin", {"n": np.array(3)}, timeout=DEADLINE)).outputs["count"]
+            assert client.attestation is before
+
+    run(work())
+
+
+def test_zygote_killed(sturdy: World) -> None:
+    """Without the process that workers come from the enclave ends, says so to its parent, and callers are told."""
+
+    async def work() -> None:
+        async with await caller(sturdy) as client:
+            error = await interrupted(client, lambda: os.kill(faults.zygote(sturdy), signal.SIGKILL))
+            assert error.code in (Code.SESSION_LOST, Code.WORKER_LOST)
+            assert "INTERNAL" == await asyncio.to_thread(sturdy.wait_stopped)
+            await asyncio.to_thread(faults.restart_enclave, sturdy)
+            await works(client)
+
+    run(work())
+
+
+def test_parent_killed(sturdy: World) -> None:
+    """The enclave survives its parent; the same client goes on as soon as one forwards again."""
+
+    async def work() -> None:
+        async with await caller(sturdy) as client:
+            assert sturdy.parent is not None
+            error = await interrupted(client, sturdy.parent.kill)
+            assert isinstance(error, SessionLostError)
+            with pytest.raises(UnreachableError):
+                await client.infer("shift", {"x": X}, timeout=DEADLINE)
+            module = sturdy.enclave.module_id if sturdy.enclave is not None else ""
+            await asyncio.to_thread(faults.restart_parent, sturdy)
+            await works(client)
+            assert module == client.attestation.claims.module_id
+
+    run(work())
+
+
+def test_kms_killed_while_serving(sturdy: World) -> None:
+    """A serving enclave needs no KMS: requests and new sessions go on without it."""
+
+    async def work() -> None:
+        assert sturdy.kms is not None
+        async with await caller(sturdy) as client:
+            await asyncio.to_thread(sturdy.kms.kill)
+            await works(client)
+            async with await caller(sturdy, "another") as other:
+                await works(other)
+        await asyncio.to_thread(sturdy.start_kms)
+
+    run(work())
+
+
+def test_nsm_killed_while_serving(sturdy: World) -> None:
+    """Without its security module an enclave opens no session; those that are open go on, others learn it at once."""
+
+    async def work() -> None:
+        async with await caller(sturdy) as client:
+            assert sturdy.enclave is not None
+            sturdy.enclave.nsm.kill()
+            await works(client)
+            with pytest.raises(UnreachableError):
+                await caller(sturdy, "another")
+            await works(client)
+            await asyncio.to_thread(faults.restart_enclave, sturdy)
+            await works(client)
+
+    run(work())
+
+
+def test_enclave_stopped(sturdy: World) -> None:
+    """An enclave that stands still costs a caller its deadline and nothing more; afterwards the session goes on."""
+
+    async def work() -> None:
+        async with await caller(sturdy) as client:
+            assert sturdy.enclave is not None
+            sturdy.enclave.process.send_signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(DeadlineError):
+                    await client.infer("shift", {"x": X}, timeout=0.3)
+            finally:
+                sturdy.enclave.process.send_signal(signal.SIGCONT)
+            await works(client)
+
+    run(work())
+
+
+def test_kms_away_at_boot(sturdy: World) -> None:
+    """A boot waits for KMS and goes on when it comes; the parent may come and go meanwhile."""
+    assert sturdy.kms is not None
+    sturdy.kms.kill()
+    faults.restart_enclave(sturdy, wait=False)
+    assert faults.until(lambda: measured(sturdy))
+    faults.restart_parent(sturdy)
+    assert sturdy.enclave is not None and sturdy.enclave.process.poll() is None
+    sturdy.start_kms()
+    sturdy.wait_serving()
+
+    async def work() -> None:
+        async with await caller(sturdy) as client:
+            await works(client)
+
+    run(work())
+
+
+def test_nsm_killed_at_boot(sturdy: World) -> None:
+    """A boot whose security module dies stops, with a code, and leaves no process."""
+    assert sturdy.kms is not None
+    sturdy.kms.kill()
+    faults.restart_enclave(sturdy, wait=False)
+    assert faults.until(lambda: measured(sturdy))
+    assert sturdy.enclave is not None
+    inside = faults.children(sturdy.enclave.process.pid)
+    sturdy.enclave.nsm.kill()
+    assert sturdy.wait_stopped() == "NSM_UNAVAILABLE"
+    assert faults.until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in inside))
+    sturdy.start_kms()
+    faults.restart_enclave(sturdy)
+
+
+def test_enclave_killed_at_boot(sturdy: World) -> None:
+    """An enclave killed before it measured, and one killed before it has its keys, leave no process; the next one boots."""
+    assert sturdy.kms is not None and sturdy.parent is not None
+    sturdy.parent.kill()
+    faults.restart_enclave(sturdy, wait=False)
+    for stage in ("COLD", "MEASURED"):
+        assert sturdy.enclave is not None
+        pid = sturdy.enclave.process.pid
+        if stage == "MEASURED":
+            sturdy.kms.kill()
+            faults.restart_parent(sturdy)
+            assert faults.until(lambda: measured(sturdy))
+        assert faults.until(lambda: bool(faults.children(pid)))  # noqa: B023 - asked at once
+        inside = faults.children(pid)
+        faults.kill_enclave(sturdy)
+        assert faults.until(lambda: not any(os.path.exists(f"/proc/{child}") for child in inside))  # noqa: B023
+        faults.restart_enclave(sturdy, wait=False)
+    sturdy.start_kms()
+    sturdy.wait_serving()
