@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import re
 import struct
+from typing import NamedTuple
 
 from wire.buffer import ALIGNMENT, aligned, is_zero
 from wire.errors import WireError
@@ -15,6 +16,7 @@ from wire.frame import HEADER_BYTES, RECORD_CONTENT_MAX, RECORD_TAG, RECORD_TRAI
 from wire.record import CONTROL_BYTES, Kind, Octets, Record, RecordError, RecordOpener
 
 HEADER = struct.Struct(">HHIQIxxxx")
+_WHOLE_HEADER = struct.Struct(">HHIQII")
 PADDED_MIN = 1024
 PATH_MAX = 256
 JSON_MAX = 1 << 30
@@ -85,13 +87,13 @@ def encode(
     return [header + raw_path + json, b" " * spaces, *tensors, bytes(padded(total) - total)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Lengths:
+class _Lengths(NamedTuple):
     status: int
     path: int
     json: int
     tensors: int
     deadline_ms: int
+    reserved: int
 
     @property
     def content(self) -> int:
@@ -99,12 +101,13 @@ class _Lengths:
 
 
 def _lengths(start: Octets) -> _Lengths:
-    if len(start) < HEADER.size or any(start[HEADER.size - 4 : HEADER.size]):
-        raise MalformedMessageError("a message header is cut short or not of this version")
-    status, path, json, tensors, deadline = HEADER.unpack_from(start)
-    if path > PATH_MAX or json > JSON_MAX or tensors > TENSORS_MAX or (HEADER.size + path + json) % ALIGNMENT:
-        raise MalformedMessageError("a message header's lengths are out of bounds")
-    return _Lengths(status=status, path=path, json=json, tensors=tensors, deadline_ms=deadline)
+    if len(start) < HEADER.size:
+        raise MalformedMessageError("a message header is cut short")
+    lengths = _Lengths._make(_WHOLE_HEADER.unpack_from(start))
+    _, path, json, tensors, _, reserved = lengths
+    if path > PATH_MAX or json > JSON_MAX or tensors > TENSORS_MAX or (HEADER.size + path + json) % ALIGNMENT or reserved:
+        raise MalformedMessageError("a message header's lengths are out of bounds, or it is not of this version")
+    return lengths
 
 
 def decode(message: int, content: Octets) -> Message:

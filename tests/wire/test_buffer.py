@@ -16,7 +16,7 @@ def _address(view: memoryview) -> int:
 @pytest.mark.parametrize("size", [1, 63, 64, 1024, 100_000, LARGE - 1, LARGE, LARGE + 1])
 def test_buffer_starts_on_a_multiple_of_64(size: int) -> None:
     """Buffers of every size class are aligned, zero, writable and exactly as long as asked."""
-    buffers = [aligned(size) for _ in range(5)]
+    buffers = [aligned(size) for _ in range(5 if size < 1 << 20 else 1)]
     for view in buffers:
         assert _address(view) % ALIGNMENT == 0
         assert len(view) == size

@@ -123,7 +123,9 @@ def test_bytes_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_content_over_a_mebibyte_is_misuse() -> None:
     """One record carries at most 1 MiB."""
     sealer = RecordSealer(KEY)
-    assert len(sealer.seal(Kind.DATA, 1, (bytes(RECORD_CONTENT_MAX),))) == RECORD_CONTENT_MAX + 26
+    frame = sealer.seal(Kind.DATA, 1, (bytes(RECORD_CONTENT_MAX),))
+    assert len(frame) == RECORD_CONTENT_MAX + 26
+    assert _open(RecordOpener(KEY), frame)[0].length == RECORD_CONTENT_MAX
     with pytest.raises(ValueError, match="1 MiB"):
         sealer.seal(Kind.DATA, 1, (bytes(RECORD_CONTENT_MAX), b"x"))
 
@@ -150,7 +152,7 @@ def test_any_bytes_are_refused_by_our_error(data: bytes) -> None:
         _open(RecordOpener(KEY), data)
 
 
-@given(st.lists(st.integers(0, 3000), max_size=6), st.integers(1, 2000))
+@given(st.lists(st.integers(0, 3000), max_size=6), st.integers(200, 4000))
 def test_message_records_are_full_but_the_last(sizes: list[int], limit: int) -> None:
     """Whatever the pieces, all records but the last carry exactly the maximum, and together they carry the pieces."""
     pieces = [bytes([at + 1]) * size for at, size in enumerate(sizes)]
@@ -239,6 +241,16 @@ def test_malformed_control_is_refused(name: str) -> None:
     """Another length, padding, encoding or type is refused."""
     with pytest.raises(RecordError):
         parse_control(BAD_CONTROLS[name]())
+
+
+def test_control_may_be_full() -> None:
+    """Fields of exactly 1,022 bytes pass; told to be one longer they are refused."""
+    fields = {**dict.fromkeys(range(24, 116), 1 << 60), 0: 1 << 20, 1: 0}
+    encoded = cbor.encode(fields)  # type: ignore[arg-type]
+    assert len(encoded) == CONTROL_BYTES - 2
+    assert parse_control(_control(encoded)) == fields
+    with pytest.raises(RecordError):
+        parse_control(_control(encoded, length=CONTROL_BYTES - 1))
 
 
 @given(st.binary(max_size=1100))
