@@ -3,11 +3,16 @@
 import os
 from pathlib import Path
 
+from hypothesis import settings
 import pytest
 
 from tests.vectors_path import shared_vectors
 
 __all__ = ["shared_vectors"]
+
+# The same examples in every run, and no clock: a busy machine fails no test.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed-skips.txt")
 
