@@ -128,4 +128,5 @@ def build(pcr0: bytes, key: ec.EllipticCurvePrivateKey, certificate: x509.Certif
     r, s = decode_dss_signature(key.sign(to_be_signed, ec.ECDSA(digest, deterministic_signing=True)))
     envelope = cbor.encode([protected, {}, payload, r.to_bytes(half, "big") + s.to_bytes(half, "big")])
     pem = certificate.public_bytes(Encoding.PEM)
-    return cbor.encode([{"signing_certificate": list(pem), "signature": list(envelope)}])
+    # A list of one map whose keys stand in AWS's order, which readers of others demand; a sorted map would turn them round.
+    return b"\x81\xa2" + b"".join(cbor.encode(part) for part in ("signing_certificate", list(pem), "signature", list(envelope)))
