@@ -113,11 +113,11 @@ def encode_evidence_body(config_raw: bytes, pk: bytes, document: bytes) -> bytes
 
 def parse_evidence_body(body: bytes) -> Evidence:
     """Split and parse a body. Raises: MalformedEvidenceBodyError. The document is not looked into."""
-    if len(body) > EVIDENCE_BODY_MAX or len(body) < 2:
-        raise MalformedEvidenceBodyError("an evidence body has 2 bytes to 24 KiB")
+    if len(body) > EVIDENCE_BODY_MAX:
+        raise MalformedEvidenceBodyError("an evidence body exceeds its frame")
     length = int.from_bytes(body[:2], "big")
     config_raw, rest = body[2 : 2 + length], body[2 + length :]
-    if length > CONFIG_MAX or len(rest) <= PK_BYTES:
+    if len(rest) <= PK_BYTES:
         raise MalformedEvidenceBodyError("the evidence body is cut short")
     return Evidence(config_raw=config_raw, config=parse_config(config_raw), pk=rest[:PK_BYTES], document=rest[PK_BYTES:])
 

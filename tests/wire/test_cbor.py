@@ -101,6 +101,12 @@ def test_both_profiles_refuse(read: Callable[[bytes], Value], rule: CborRule, da
     assert _rule(read, data) == rule
 
 
+def test_refusal_says_rule_and_place() -> None:
+    """An owner whose document is refused learns where; a peer never sees this text."""
+    with pytest.raises(MalformedCborError, match=r"^tag at byte 1$"):
+        decode(b"\x81\xc0\x00")
+
+
 @pytest.mark.parametrize(("rule", "data"), DETERMINISTIC)
 def test_deterministic_profile_refuses(rule: CborRule, data: str) -> None:
     """Indefinite containers and unordered keys are the evidence profile's alone."""

@@ -47,6 +47,7 @@ def test_credential_of_each_issuer_is_accepted(issuer: int) -> None:
 def test_missing_credential_has_its_own_code() -> None:
     """Nothing at all is told apart from something bad."""
     assert _refused(b"") is Code.CREDENTIAL_REQUIRED
+    assert str(CredentialError(Code.CREDENTIAL_REQUIRED)) == "credential-required"
 
 
 def test_unknown_issuer_is_refused() -> None:

@@ -111,6 +111,11 @@ def test_malformed_body_is_refused(name: str) -> None:
         parse_evidence_body(BAD_BODIES[name])
 
 
+def test_largest_config_is_carried() -> None:
+    """1,024 bytes of config fit into a body; what they say is judged by its reader."""
+    assert len(encode_evidence_body(bytes(CONFIG_MAX), PK, b"d")) == 2 + CONFIG_MAX + PK_BYTES + 1
+
+
 def test_body_at_its_limit_is_taken() -> None:
     """A whole frame of 24 KiB passes."""
     document = bytes(EVIDENCE_BODY_MAX - 2 - len(RAW) - PK_BYTES)

@@ -98,7 +98,9 @@ def test_malformed_opening_is_refused(name: str) -> None:
 
 def test_credential_at_its_limit_is_taken() -> None:
     """1,024 bytes are allowed."""
-    assert len(parse_opening(_plaintext(CREDENTIAL_MAX, b"c" * CREDENTIAL_MAX)).credential) == CREDENTIAL_MAX == 1024
+    opening = parse_opening(_plaintext(CREDENTIAL_MAX, b"c" * CREDENTIAL_MAX))
+    assert len(opening.credential) == CREDENTIAL_MAX == 1024
+    assert parse_opening(encode_opening(opening)) == opening
 
 
 @pytest.mark.parametrize(
