@@ -131,3 +131,11 @@ fuzz: $(VENV)/installed
 # Take the verifier's checks out one at a time and see a test fail for each.
 remove-checks: $(VENV)/installed
 	$(BIN)/python -m tests.attestation.remove_checks
+
+# Triton's own clients, requests and curl against a whole simulated appliance; needs curl.
+.PHONY: lane-triton
+lane-triton: $(VENV)/installed
+	@command -v curl >/dev/null || { echo "curl is missing; install it with: sudo apt-get install curl"; exit 1; }
+	@mkdir -p $(ORACLES)
+	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) triton
+	ORACLES=$(ORACLES) $(PYTEST) -s tests/lanes/triton.py $(TEST_ARGUMENTS)

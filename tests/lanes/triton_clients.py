@@ -34,13 +34,13 @@ DATATYPES: dict[str, Any] = {
     "BF16": np.array([1.0, -2.5], ml_dtypes.bfloat16),
 }
 
-failed = 0
+failures: list[str] = []
 
 
 def check(name: str, ok: bool, seen: object = "") -> None:
     """One line."""
-    global failed
-    failed += not ok
+    if not ok:
+        failures.append(name)
     print(f"{'ok  ' if ok else 'FAIL'} {name}" + ("" if ok else f": {seen!r}"), flush=True)
 
 
@@ -240,8 +240,8 @@ def main(argv: list[str]) -> int:
     http(http_address, {"Authorization": f"Bearer {token}"})
     grpc(grpc_address, headers)
     asyncio.run(aio(http_address, grpc_address, headers))
-    print(f"{failed} failed")
-    return 1 if failed else 0
+    print(f"{len(failures)} failed")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
