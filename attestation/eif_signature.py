@@ -129,4 +129,5 @@ def build(pcr0: bytes, key: ec.EllipticCurvePrivateKey, certificate: x509.Certif
     envelope = cbor.encode([protected, {}, payload, r.to_bytes(half, "big") + s.to_bytes(half, "big")])
     pem = certificate.public_bytes(Encoding.PEM)
     # A list of one map whose keys stand in AWS's order, which readers of others demand; a sorted map would turn them round.
-    return b"\x81\xa2" + b"".join(cbor.encode(part) for part in ("signing_certificate", list(pem), "signature", list(envelope)))
+    parts: tuple[cbor.Value, ...] = ("signing_certificate", list(pem), "signature", list(envelope))
+    return b"\x81\xa2" + b"".join(cbor.encode(part) for part in parts)
