@@ -139,3 +139,20 @@ lane-triton: $(VENV)/installed
 	@mkdir -p $(ORACLES)
 	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) triton
 	ORACLES=$(ORACLES) $(PYTEST) -s tests/lanes/triton.py $(TEST_ARGUMENTS)
+
+# The machine's tests; the first is part of `lanes`, the other three are run by hand (docs/fidelity.md has their results).
+.PHONY: qemu qemu-test qemu-topology qemu-pcr
+
+qemu:
+	sh simulator/qemu/qemu.sh build/qemu
+
+qemu-test: image qemu
+	CLOISTER_KERNEL=$(KERNEL) $(PYTEST) tests/qemu/lane_vsock.py tests/qemu/lane_image.py $(TEST_ARGUMENTS)
+	@cat $(IMAGE)/qemu-test.json
+
+qemu-topology: image qemu
+	CLOISTER_KERNEL=$(KERNEL) $(PYTEST) tests/qemu/lane_topology.py $(TEST_ARGUMENTS)
+
+qemu-pcr: image kernel-own qemu
+	sh simulator/qemu/pcr_machine.sh build/qemu-pcr
+	$(PYTEST) -rP tests/qemu/lane_pcr.py $(TEST_ARGUMENTS)
