@@ -5,6 +5,7 @@
 #   make check         ruff, mypy, import contracts, allowed modules, documents
 #   make lanes         what needs Debian packages
 #   make demo          the whole appliance on this machine, simulated
+#   make mutants       takes every check out in turn and sees a test fail
 #   make locks         write requirements/*.lock anew
 .POSIX:
 .SUFFIXES:
@@ -17,7 +18,7 @@ PYTEST = $(BIN)/python -P -m pytest
 TEST_ARGUMENTS =
 CHECKED_TESTS = tests/contracts tests/docs
 
-.PHONY: venv test test-pythons check lanes demo locks clean
+.PHONY: venv test test-pythons check lanes demo mutants locks clean
 
 venv: $(VENV)/installed
 
@@ -156,3 +157,7 @@ qemu-topology: image qemu
 qemu-pcr: image kernel-own qemu
 	sh simulator/qemu/pcr_machine.sh build/qemu-pcr
 	$(PYTEST) -rP tests/qemu/lane_pcr.py $(TEST_ARGUMENTS)
+
+# Take each check of wire, attestation and the enclave's core out in turn; a test must fail. MUTANTS="--minutes 5 --seed 1 --modules wire.cbor"
+mutants: $(VENV)/installed
+	PYTHONPATH="$(CURDIR)" $(BIN)/python -P -m tests.mutants $(MUTANTS)
