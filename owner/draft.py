@@ -12,7 +12,7 @@ from owner.errors import OwnerError
 from wire import cbor
 from wire.keys import WeakKeyError, load_public
 from wire.manifest import Anyone, Kms, MalformedManifestError, Manifest, Model, parse
-from wire.manifest_codec import render
+from wire.manifest_render import render
 
 NOT_AFTER_UNSET = 1
 JSON_MAX = 8 << 20

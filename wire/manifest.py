@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from wire import cbor, cose
 from wire.feed import MANIFEST_MAX
 from wire.keys import load_public
-from wire.manifest_codec import MalformedManifestError, parse, render
+from wire.manifest_codec import MalformedManifestError, parse
+from wire.manifest_render import render
 from wire.manifest_values import (
     Anyone,
     Audit,

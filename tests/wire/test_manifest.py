@@ -27,7 +27,8 @@ from wire.manifest import (
     Step,
     Tensor,
 )
-from wire.manifest_codec import DATATYPES, render
+from wire.manifest_codec import DATATYPES
+from wire.manifest_render import render
 
 GENUINE: Any = render(a_manifest())
 STEPS: Any = GENUINE["pipelines"][0]["steps"]
