@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 from attestation import eif
 from attestation.eif import Measurements, Progress, Section
 from attestation.source import printable
+from cloister.command import image_build
 from cloister.command.output import Context, Exit
 
 BAR_FROM = 64 << 20  # smaller images are measured before a bar would be drawn
@@ -156,3 +157,4 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     diff.add_argument("first", metavar="A.eif")
     diff.add_argument("second", metavar="B.eif")
     diff.set_defaults(run=_diff)
+    image_build.register_build(verbs)

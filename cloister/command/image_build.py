@@ -21,7 +21,7 @@ from owner.image import Bootstrap, ImageError, Signer
 ARCHITECTURES = ("x86_64", "aarch64")
 
 
-def register(subparsers: Any) -> None:
+def register_build(subparsers: Any) -> None:
     """Add the verb `build`."""
     parser = subparsers.add_parser("build", help="build an image from a root file system, deterministic, signed or not")
     root = parser.add_mutually_exclusive_group(required=True)
