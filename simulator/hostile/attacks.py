@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 
-from simulator.hostile import artifact_attacks, evidence_attacks, manifest_attacks, model_attacks, session_attacks
+from simulator.hostile import artifact_attacks, document_attacks, evidence_attacks, manifest_attacks, model_attacks, session_attacks
 from simulator.hostile.twins import Edit, Outcome, run_with
 
 
@@ -70,6 +70,14 @@ _NO_BINDING = Edit(
     old="    yield _equal(Check.BINDING, wire_evidence.user_data(evidence.config_raw, evidence.pk), claims.user_data)\n",
     new="",
 )
+_NO_NONCE = Edit(file="attestation/appraise.py", old="    yield _nonce(nonce, claims.nonce)\n", new="")
+_ANY_IMAGE = Edit(
+    file="attestation/appraise.py",
+    old="if all(pcrs.get(index) == value for index, value in item.pcrs.items())), None)",
+    new="), None)",
+)
+_ANY_AGE = Edit(file="attestation/appraise.py", old="    if age > max_age:\n", new="    if False:\n")
+_NO_CLOCK_AHEAD = Edit(file="attestation/verify.py", old="    if now - at > TOLERANCE:\n", new="    if False:\n")
 
 _NO_PINS = (
     Edit(
@@ -398,6 +406,115 @@ _REGISTRY = (
             ),
         ),
         run=session_attacks.simulated_root,
+    ),
+    Attack(
+        id="debug-evidence",
+        lie="a debug enclave is shown to a caller",
+        threat="T5",
+        position=Position.PARENT,
+        check="attestation.appraise: PCR0, PCR1 and PCR2 are not zero",
+        refused_by="caller: debug",
+        without=(_ANY_IMAGE,),
+        twin=(Edit(file="attestation/appraise.py", old="    yield debug(pcrs)\n", new=""),),
+        run=document_attacks.debug,
+    ),
+    Attack(
+        id="mixed-image",
+        lie="an image with the accepted PCR0 and other PCR1 and PCR2",
+        threat="T6",
+        position=Position.PARENT,
+        check="attestation.appraise: PCR0, PCR1 and PCR2 match as a whole",
+        refused_by="caller: measurements",
+        twin=(
+            Edit(
+                file="attestation/appraise.py",
+                old="if all(pcrs.get(index) == value for index, value in item.pcrs.items())), None)",
+                new="if any(pcrs.get(index) == value for index, value in item.pcrs.items())), None)",
+            ),
+        ),
+        run=document_attacks.mixed_image,
+    ),
+    Attack(
+        id="other-nonce",
+        lie="a recorded document is shown again, its session key having leaked",
+        threat="T4",
+        position=Position.BETWEEN,
+        check="attestation.appraise: the document carries the caller's own nonce",
+        refused_by="caller: nonce",
+        twin=(_NO_NONCE,),
+        run=document_attacks.other_nonce,
+    ),
+    Attack(
+        id="old-document",
+        lie="a document of an hour ago",
+        threat="T3",
+        position=Position.PARENT,
+        check="attestation.verify: the document is at most 300 s behind the caller's clock",
+        refused_by="caller: clock-ahead",
+        without=(_ANY_AGE,),
+        twin=(_NO_CLOCK_AHEAD,),
+        run=document_attacks.old_document,
+    ),
+    Attack(
+        id="future-document",
+        lie="a document made in advance, of the next hour",
+        threat="T3",
+        position=Position.PARENT,
+        check="attestation.verify: the document is at most 300 s ahead of the caller's clock",
+        refused_by="caller: clock-behind",
+        twin=(Edit(file="attestation/verify.py", old="    if at - now > TOLERANCE:\n", new="    if False:\n"),),
+        run=document_attacks.future_document,
+    ),
+    Attack(
+        id="expired-module",
+        lie="a security module whose certificate has ended",
+        threat="T3",
+        position=Position.PARENT,
+        check="attestation.verify: no certificate has expired by the caller's clock",
+        refused_by="caller: expired",
+        without=(_ANY_AGE, _NO_CLOCK_AHEAD),
+        twin=(Edit(file="attestation/verify.py", old="        if now > certificate.ends:\n", new="        if False:\n"),),
+        run=document_attacks.expired_module,
+    ),
+    Attack(
+        id="edited-document",
+        lie="the accepted image's registers are written over those of a genuine document",
+        threat="T2",
+        position=Position.PARENT,
+        check="attestation.verify: the leaf's key signed the document's bytes",
+        refused_by="caller: cose-signature",
+        twin=(Edit(file="attestation/verify.py", old="    _check_signature(document, chain)\n", new=""),),
+        run=document_attacks.edited_document,
+    ),
+    Attack(
+        id="grafted-chain",
+        lie="the genuine root certificate stands in front of a hierarchy of the adversary's own",
+        threat="T2",
+        position=Position.PARENT,
+        check="attestation.chain: each certificate signed the next",
+        refused_by="caller: chain-signatures",
+        twin=(Edit(file="attestation/verify.py", old="    chains.check_path(chain, at, _CACHE)\n", new=""),),
+        run=document_attacks.grafted_chain,
+    ),
+    Attack(
+        id="withdrawn-image",
+        lie="an accepted image that its owner has withdrawn",
+        threat="T33",
+        position=Position.PARENT,
+        check="attestation.appraise: no withdrawal names the registers",
+        refused_by="caller: withdrawn",
+        twin=(Edit(file="attestation/appraise.py", old="    if entry is not None:\n", new="    if False:\n"),),
+        run=document_attacks.withdrawn_image,
+    ),
+    Attack(
+        id="withheld-withdrawals",
+        lie="the caller is kept from the current list of withdrawals",
+        threat="T33",
+        position=Position.BETWEEN,
+        check="attestation.appraise: the list of withdrawals has not expired",
+        refused_by="caller: withdrawals-expired",
+        twin=(Edit(file="attestation/appraise.py", old="    if now.timestamp() > withdrawals.not_after:\n", new="    if False:\n"),),
+        run=document_attacks.withheld_withdrawals,
     ),
 )
 

@@ -4,6 +4,7 @@ from contextlib import closing
 from pathlib import Path
 
 from attestation.eif import Measurements
+from attestation.values import ReferenceValues
 from cloister.api import connect
 from cloister.errors import CloisterError
 from enclave.session import Terms
@@ -31,14 +32,14 @@ def backdoored(world: World) -> Measurements:
     return hypervisor.measure(changed)
 
 
-async def steal(world: World, impostor: Impostor, socket: Path) -> Outcome:
+async def steal(world: World, impostor: Impostor, socket: Path, values: ReferenceValues | None = None) -> Outcome:
     """Let a caller with honest reference values meet the impostor; succeeded if the impostor read its canary."""
     data = canary()
     refused: str | None = None
     server = await impostor.serve(str(socket))
     async with server:
         try:
-            values = world.owner.reference_values([world.measured()])
+            values = values or world.owner.reference_values([world.measured()])
             async with await connect(f"unix:{socket}", values, identity=world.owner.identity(), roots=world.roots) as client:
                 await client.infer(MODEL, {INPUT: data}, timeout=10.0)
         except CloisterError as error:
@@ -47,12 +48,13 @@ async def steal(world: World, impostor: Impostor, socket: Path) -> Outcome:
     return Outcome(succeeded=stolen, refused_by=None if stolen else refused)
 
 
-def _config(world: World, digest: bytes) -> bytes:
+def config(world: World, digest: bytes, sequence: int | None = None) -> bytes:
+    """The service config of this deployment's genuine enclave, or one that only differs in the sequence."""
     return encode_config(
         Config(
             owner_key=world.owner.public,
             manifest_digest=digest,
-            sequence=world.owner.sequence,
+            sequence=world.owner.sequence if sequence is None else sequence,
             not_after=1 << 40,
             callers=CALLERS_ISSUERS,
             audit_key=None,
@@ -87,7 +89,7 @@ async def other_image(world: World | None = None) -> Outcome:
         async def document(_: bytes, nonce: bytes, user_data: bytes) -> bytes:
             return nsm.attest(user_data=user_data, nonce=nonce, public_key=None)
 
-        return await steal(stage, Impostor(terms(stage, _config(stage, signed.digest)), document), stage.directory / "impostor")
+        return await steal(stage, Impostor(terms(stage, config(stage, signed.digest)), document), stage.directory / "impostor")
 
 
 async def swapped_session_key(world: World | None = None) -> Outcome:
