@@ -17,6 +17,7 @@ from wire.errors import MalformedEndpointError
 CONFIG_MAX = 64 * 1024
 SESSION_LISTENERS_MAX = 8
 EGRESS_MAX = 16
+CACHE = "/var/cache/cloister"
 CID_MIN = 4  # 0 to 3 are the hypervisor's, the local and the parent's
 
 
@@ -61,11 +62,12 @@ class DirectoryFeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Feed:
-    """The same names under a prefix of a bucket."""
+    """The same names under a prefix of a bucket; `cache` is a directory for artifacts that came from there."""
 
     bucket: str
     prefix: str
     region: str
+    cache: str = CACHE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +218,7 @@ def _feed(table: _Table) -> DirectoryFeed | S3Feed:
         feed: DirectoryFeed | S3Feed = DirectoryFeed(directory=table.text("directory"))
     elif "bucket" in table.values:
         prefix = table.text("prefix", "/").strip("/")
-        feed = S3Feed(bucket=table.text("bucket"), prefix=prefix, region=table.text("region"))
+        feed = S3Feed(bucket=table.text("bucket"), prefix=prefix, region=table.text("region"), cache=table.text("cache", CACHE))
     else:
         raise ConfigError("feed: expected directory, or bucket and region")
     table.finish()

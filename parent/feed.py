@@ -81,6 +81,16 @@ def _open(path: Path) -> tuple[int, int]:
     return descriptor, status.st_size
 
 
+@asynccontextmanager
+async def open_file(path: Path) -> AsyncIterator[Artifact]:
+    """An artifact that lies in a regular file. Raises on entry: SourceError."""
+    descriptor, length = await asyncio.to_thread(_open, path)
+    try:
+        yield _File(descriptor, length)
+    finally:
+        os.close(descriptor)
+
+
 class DirectorySource:
     """A directory with `manifest.cose` and files named by the lower-case hex of their SHA-256."""
 
@@ -98,14 +108,9 @@ class DirectorySource:
                 raise SourceError(FeedError.UNAVAILABLE, f"{MANIFEST_NAME}: expected 1 to {MANIFEST_MAX} bytes")
             return file.read(MANIFEST_MAX)
 
-    @asynccontextmanager
-    async def artifact(self, sha256: bytes) -> AsyncIterator[Artifact]:
+    def artifact(self, sha256: bytes) -> AbstractAsyncContextManager[Artifact]:
         """The file's bytes are not hashed here: the enclave checks what it opens."""
-        descriptor, length = await asyncio.to_thread(_open, self._directory / sha256.hex())
-        try:
-            yield _File(descriptor, length)
-        finally:
-            os.close(descriptor)
+        return open_file(self._directory / sha256.hex())
 
 
 class FeedService:
