@@ -21,7 +21,7 @@ from wire.credential import issue
 from wire.errors import Code
 from wire.evidence import KMS_USER_DATA, encode_config, encode_evidence_body, parse_config, parse_evidence_body
 from wire.frame import FrameType, encode
-from wire.manifest import Anyone, Issuers, Limits
+from wire.manifest import Anyone, Issuers, Limits, Quota
 from wire.message import encode as message
 from wire.record import CLOSE_CODE, Kind, RecordSealer
 from wire.seal import SealError
@@ -301,6 +301,21 @@ def test_caller_with_a_credential_is_admitted() -> None:
     assert admitted.seconds == 660  # until the enclave would refuse it: 60 s after exp
 
 
+@pytest.mark.parametrize("quota", [Quota(requests=5, bytes=1 << 30), Quota(requests=500, bytes=5), None])
+def test_quota_is_the_smaller_of_manifest_and_credential(quota: Quota | None) -> None:
+    """Per field: what the manifest allows, what the credential allows."""
+    enclave = an_enclave()
+    enclave.terms = replace(enclave.terms, quota=quota)
+    caller = CallerSession(answer_bytes=1 << 16)
+    machine, _, evidence = offered(enclave, caller)
+    opening = caller.open(result(caller.evidence(evidence), caller.nonce), identity())
+    admitted = machine.open(opening, now=NOW).caller
+    assert admitted is not None
+    own = a_credential().quota
+    quota = own if quota is None else quota
+    assert admitted.quota == Quota(requests=min(own.requests, quota.requests), bytes=min(own.bytes, quota.bytes))
+
+
 def test_session_is_no_longer_than_the_manifest_allows() -> None:
     """A long credential does not lengthen a session."""
     session = opened(an_enclave(limits=Limits(session_seconds=100)), identity())
@@ -491,13 +506,14 @@ def test_dropped_session_is_over() -> None:
     session.enclave.drop()
     assert session.caller.close() is None
     assert session.enclave.close(Code.OK) is None
+    assert not session.enclave.mid_message
     caller = CallerSession(answer_bytes=1 << 16)
     machine, _, _ = offered(an_enclave(), caller)
     pair = machine._pair
     machine.drop()
     assert pair is not None
     with pytest.raises(SealError):
-        pair.open(bytes(5232), b"")
+        pair.open(seal.seal(pair.public, bytes(4096), b"info"), b"info")
 
 
 @pytest.mark.parametrize("frame", [encode(FrameType.RECORD, bytes(33)), encode(FrameType.CHALLENGE, bytes(34)), b"", bytes(38)])
@@ -506,6 +522,13 @@ def test_other_first_frame_is_a_violation(frame: bytes) -> None:
     machine = EnclaveSession(an_enclave().terms)
     with pytest.raises(SessionViolation):
         machine.challenge(frame)
+
+
+def test_evidence_is_offered_once() -> None:
+    """One document per challenge."""
+    machine, _, _ = offered(an_enclave(), CallerSession(answer_bytes=1))
+    with pytest.raises(RuntimeError):
+        machine.offer(b"document")
 
 
 def test_document_that_does_not_fit_is_misuse() -> None:
