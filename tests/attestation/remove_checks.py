@@ -29,6 +29,8 @@ MODULES = (
     "eif_format",
     "eif_signature",
     "eif",
+    "explain",
+    "pack",
     "__init__",
 )
 # Why a mutant may live: what is removed has no effect that a relying party could see.
