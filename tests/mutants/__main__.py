@@ -29,7 +29,7 @@ from tests.mutants.checks import Mutant, mutants
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("wire", "attestation", "enclave.session", "enclave.cms", "enclave.kms", "enclave.boot", "enclave.artifact")
 # Folders of tests that run in this process; those that start worlds would show nothing, for a child process imports its own.
-TESTS = ("wire", "session", "attestation", "cms", "enclave_kms", "artifact", "nsm", "boot", "parent", "mutants")
+TESTS = ("wire", "session", "attestation", "cms", "enclave_kms", "artifact", "nsm", "boot", "request")
 LEFT_OUT = ("wire.__init__", "attestation.__init__", "attestation.__main__")
 SURVIVORS = Path(__file__).with_name("survivors.txt")
 WORK = ROOT / "build" / "mutants"
@@ -89,8 +89,11 @@ def measure(modules: dict[str, Path]) -> Coverage:
     ]
     environment = {**os.environ, "MUTANTS_REPORT": str(report), "PYTHONPATH": str(ROOT), "CI": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
-    if done.returncode != 0:
-        raise SystemExit("the tests fail without any mutant; mutants would show nothing")
+    if done.returncode not in (0, 1):
+        raise SystemExit("the tests do not run without any mutant")
+    ran = json.loads(report.read_text())
+    for test in ran["failed"]:
+        print(f"left out, fails without any mutant: {test}", flush=True)
     import coverage
 
     read = coverage.CoverageData(basename=str(data))
@@ -98,8 +101,8 @@ def measure(modules: dict[str, Path]) -> Coverage:
     lines: dict[str, dict[int, list[str]]] = {}
     for name, path in modules.items():
         contexts = read.contexts_by_lineno(str(path))
-        lines[name] = {line: sorted({context for context in tests if context}) for line, tests in contexts.items()}
-    return Coverage(lines=lines, seconds=json.loads(report.read_text()))
+        lines[name] = {line: sorted({context for context in tests if context} - set(ran["failed"])) for line, tests in contexts.items()}
+    return Coverage(lines=lines, seconds=ran["seconds"])
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):

@@ -8,6 +8,7 @@ import coverage
 import pytest
 
 _seconds: dict[str, float] = {}
+_failed: set[str] = set()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -19,10 +20,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Add up the phases."""
+    """Add up the phases; a test that fails without any mutant can show nothing."""
+    if report.failed:
+        _failed.add(report.nodeid)
     _seconds[report.nodeid] = _seconds.get(report.nodeid, 0.0) + report.duration
 
 
 def pytest_sessionfinish() -> None:
     """Write the seconds where the runner looks for them."""
-    Path(os.environ["MUTANTS_REPORT"]).write_text(json.dumps(_seconds), encoding="utf-8")
+    Path(os.environ["MUTANTS_REPORT"]).write_text(json.dumps({"seconds": _seconds, "failed": sorted(_failed)}), encoding="utf-8")
