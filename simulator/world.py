@@ -192,6 +192,7 @@ sessions = [{json.dumps(self.endpoint)}]
 feed = {quoted(ports.FEED)}
 status = {quoted(ports.STATUS)}
 credentials = {quoted(ports.CREDENTIALS)}
+metrics = {json.dumps(f"unix:{self.run / 'metrics'}")}
 [feed]
 directory = {json.dumps(str(self.feed))}
 [credentials]
