@@ -161,3 +161,9 @@ qemu-pcr: image kernel-own qemu
 # Take each check of wire, attestation and the enclave's core out in turn; a test must fail. MUTANTS="--minutes 5 --seed 1 --modules wire.cbor"
 mutants: $(VENV)/installed
 	PYTHONPATH="$(CURDIR)" $(BIN)/python -P -m tests.mutants $(MUTANTS)
+
+# Five minutes of mixed load through a sidecar, one enclave replaced in the middle; LOAD_SECONDS for less.
+.PHONY: load-sidecar
+LOAD_SECONDS = 300
+load-sidecar: $(VENV)/installed
+	$(BIN)/python -m bench.sidecar_load $(LOAD_SECONDS)
