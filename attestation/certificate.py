@@ -75,12 +75,12 @@ def parse(der: bytes, where: str) -> Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         extensions = certificate.extensions
-        version = certificate.version
+        version, serial = certificate.version, certificate.serial_number
         names = certificate.issuer.public_bytes(), certificate.subject.public_bytes()
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         raise MalformedEvidenceError(Check.CERTIFICATE_ENCODING, where) from None
-    if version is not x509.Version.v3:
+    if version is not x509.Version.v3 or serial <= 0:  # RFC 5280, 4.1.2.2
         raise MalformedEvidenceError(Check.CERTIFICATE_ENCODING, where)
     try:
         key = certificate.public_key()

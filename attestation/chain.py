@@ -11,13 +11,12 @@ from datetime import datetime
 import hashlib
 import threading
 
-from cryptography import x509
 from OpenSSL import crypto
 
 from attestation import certificate as rules
 from attestation.certificate import Certificate
 from attestation.checks import Check
-from attestation.errors import UntrustedEvidenceError
+from attestation.errors import MalformedEvidenceError, UntrustedEvidenceError
 
 NAMES = ("root", "regional", "zonal", "instance", "leaf")
 CACHE_MAX = 256  # chains; a leaf lives three hours, so that this many enclaves are remembered
@@ -110,16 +109,24 @@ class PathCache:
                 self._known.popitem(last=False)
 
 
+def _loaded(der: bytes, where: str) -> crypto.X509:
+    """OpenSSL is here and there stricter about DER than `cryptography`: what only one of them reads is malformed."""
+    try:
+        return crypto.load_certificate(crypto.FILETYPE_ASN1, der)
+    except crypto.Error:
+        raise MalformedEvidenceError(Check.CERTIFICATE_ENCODING, where) from None
+
+
 def check_path(chain: Chain, at: datetime, cache: PathCache | None = None) -> None:
     """Verify that each certificate signed the next and that the path is exactly the chain (412, 413).
 
     `at`: a moment inside every certificate's validity. A hit in `cache` skips OpenSSL and nothing else.
-    Raises: UntrustedEvidenceError.
+    Raises: UntrustedEvidenceError; MalformedEvidenceError for what OpenSSL does not read.
     """
     key = PathCache.key(chain)
     if cache is not None and key in cache:
         return
-    loaded = [crypto.X509.from_cryptography(x509.load_der_x509_certificate(item.der)) for item in chain.certificates]
+    loaded = [_loaded(item.der, place(index, len(chain.certificates))) for index, item in enumerate(chain.certificates)]
     store = crypto.X509Store()
     store.add_cert(loaded[0])
     store.set_time(at)

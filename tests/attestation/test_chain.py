@@ -176,6 +176,22 @@ def test_certificates_are_der_and_nothing_more() -> None:
         assert check_of((*above, bad)) == Check.CERTIFICATE_ENCODING
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_serial_number_is_positive() -> None:
+    """A negative one, which some parsers take and RFC 5280 forbids, is refused."""
+    *above, leaf = under_root(SPECS)
+    at = leaf.index(bytes.fromhex("a003020102")) + 7  # the first byte of the serial number itself
+    assert check_of((*above, leaf[:at] + b"\xff" + leaf[at + 1 :])) == Check.CERTIFICATE_ENCODING
+
+
+def test_what_only_one_of_two_parsers_reads_is_malformed() -> None:
+    """A name whose attribute is no string: `cryptography` takes it, OpenSSL does not, and neither error escapes."""
+    *above, leaf = under_root(SPECS)
+    odd = leaf.replace(bytes.fromhex("06035504030c04") + b"leaf", bytes.fromhex("0603550c030404") + b"leaf")
+    assert odd != leaf
+    assert check_of((*above, odd)) == Check.CERTIFICATE_ENCODING
+
+
 def test_an_extension_twice_is_malformed() -> None:
     """A certificate that says two things about the same extension is none."""
     *above, leaf = under_root(changed("leaf", extensions=((UNKNOWN, False), (replace_oid("1.2.3.5"), False))))
