@@ -167,3 +167,8 @@ mutants: $(VENV)/installed
 LOAD_SECONDS = 300
 load-sidecar: $(VENV)/installed
 	$(BIN)/python -m bench.sidecar_load $(LOAD_SECONDS)
+
+.PHONY: bench-load
+bench-load: $(VENV)/installed
+	@mkdir -p build
+	@$(BIN)/python -P -m bench.load --json build/bench-load.json
