@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import http.client
 import logging
 import ssl
-from typing import Any
+from typing import Any, cast
 
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
@@ -283,7 +283,7 @@ class KmsClient:
             # One attempt: a second one wants fresh evidence, so that the repetition is the boot's.
             config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, proxies={}, signature_version="v4"),
         )
-        client.meta.events.register_first("before-send.kms", self._transport)
+        client.meta.events.register_first("before-send.kms", cast("Callable[..., None]", self._transport))
         return client
 
 

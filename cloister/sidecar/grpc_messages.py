@@ -79,7 +79,7 @@ def encode_infer(request: pb.ModelInferRequest) -> tuple[str, bytes, list[Octets
             "name": tensor.name,
             "datatype": tensor.datatype,
             "shape": list(tensor.shape),
-            "parameters": {**_parameters(tensor.parameters), "binary_data_size": len(data)},
+            "parameters": dict(_parameters(tensor.parameters), binary_data_size=len(data)),
         }
         for tensor, data in zip(request.inputs, parts, strict=True)
     ]
