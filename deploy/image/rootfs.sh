@@ -2,10 +2,7 @@
 # Dockerfile.enclave with buildah, without daemon and network: `rootfs.sh BASE_ROOT OUTPUT` leaves an OCI layout in OUTPUT.
 set -eu
 here=$(cd "$(dirname "$0")/../.." && pwd)
-command -v buildah >/dev/null || {
-    echo "missing: buildah; as root: apt-get install buildah (or build Dockerfile.enclave with Docker, see docs/image.md)" >&2
-    exit 3
-}
+sh "$here/deploy/tools.sh" buildah=buildah
 base=$(cd "$1" && pwd)
 mkdir -p "$2.storage"
 storage=$(cd "$2.storage" && pwd)

@@ -2,6 +2,7 @@
 # Build the image in two clean places from the same commit and compare: `twice.sh PYTHON`. The last line is the verdict.
 set -eu
 here=$(cd "$(dirname "$0")/../.." && pwd)
+python=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 places=$(mktemp -d)
 trap 'rm -rf "$places"' EXIT
 for place in first second-with-another-name; do
@@ -12,11 +13,10 @@ for place in first second-with-another-name; do
     for cache in base kernel-debian wheels wheels.stamp; do
         [ ! -e "$here/build/$cache" ] || cp -a "$here/build/$cache" "$places/$place/build/$cache"
     done
-    mkdir -p "$places/$place/.venv"
     (
         cd "$places/$place"
-        make --no-print-directory rootfs init kernel-debian PYTHON="$1"
-        sh deploy/image/eif.sh "$1" build/image build/kernel-debian
+        make --no-print-directory rootfs init kernel-debian PYTHON="$python"
+        sh deploy/image/eif.sh "$python" build/image build/kernel-debian
     ) >"$places/$place.log" 2>&1 || {
         cat "$places/$place.log" >&2
         exit 1

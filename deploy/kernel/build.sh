@@ -6,14 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 cd "$1"
 source=linux-source-6.12
-for tool in gcc make flex bison bc zstd xz; do
-    command -v "$tool" >/dev/null || missing="${missing:-} $tool"
-done
-[ -e /usr/include/libelf.h ] || [ -e /usr/include/gelf.h ] || missing="${missing:-} libelf-dev"
-if [ -n "${missing:-}" ]; then
-    echo "missing:$missing; as root: apt-get install gcc make flex bison bc zstd xz-utils libelf-dev" >&2
-    exit 3
-fi
+sh "$here/../tools.sh" gcc=gcc make=make flex=flex bison=bison bc=bc zstd=zstd xz=xz-utils /usr/include/libelf.h=libelf-dev
 [ -n "$(ls linux-source-*.deb 2>/dev/null)" ] || apt-get download "$source" >&2
 package=$(ls linux-source-*.deb | tail -n 1)
 version=$(dpkg-deb --field "$package" Version)

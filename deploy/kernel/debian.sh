@@ -6,6 +6,7 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$1"
 cd "$1"
 [ ! -s order ] || exit 0
+sh "$here/deploy/tools.sh" xz=xz-utils
 DEBS_ALONE=1 sh "$here/deploy/debs.sh" meta trixie linux-image-cloud-amd64
 image=$(dpkg-deb --field meta/debs/*.deb Depends | sed 's/[ ,(].*//')
 DEBS_ALONE=1 sh "$here/deploy/debs.sh" package trixie "$image"

@@ -17,6 +17,7 @@ from simulator.qemu.backend import Backend
 from simulator.qemu.loop import Loop
 from simulator.qemu.nsm_device import NsmDevice
 from simulator.qemu.vsock_device import Route, VsockDevice, by_port, to_guest
+from wire import ports
 
 
 def _pcr(text: str) -> tuple[int, bytes]:
@@ -26,7 +27,11 @@ def _pcr(text: str) -> tuple[int, bytes]:
 
 def _route(text: str, run: Path) -> tuple[int, Route]:
     cid, _, where = text.partition("=")
-    return int(cid), to_guest(Path(where)) if where else by_port(run / "parent")
+    own = by_port(run / "parent")
+    if not where:
+        return int(cid), own
+    other = to_guest(Path(where))
+    return int(cid), lambda port: own(port) if port == ports.HEARTBEAT else other(port)  # the heartbeat is the hypervisor's
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,16 +7,9 @@ mirror=$(sh "$here/../../deploy/mirror.sh")
 mkdir -p "$1"
 cd "$1"
 [ ! -x qemu ] || exit 0
-for header in glib-2.0/glib.h cbor.h gnutls/gnutls.h libfdt.h; do
-    [ -e "/usr/include/$header" ] || missing="${missing:-} $header"
-done
-for tool in gcc ninja pkg-config dpkg-source flex bison; do
-    command -v "$tool" >/dev/null || missing="${missing:-} $tool"
-done
-if [ -n "${missing:-}" ]; then
-    echo "missing:$missing; as root: apt-get install gcc ninja-build pkg-config dpkg-dev flex bison libglib2.0-dev libcbor-dev libgnutls28-dev libfdt-dev" >&2
-    exit 3
-fi
+include=/usr/include
+sh "$here/../../deploy/tools.sh" gcc=gcc ninja=ninja-build pkg-config=pkg-config dpkg-source=dpkg-dev flex=flex bison=bison \
+    $include/glib-2.0/glib.h=libglib2.0-dev $include/cbor.h=libcbor-dev $include/gnutls/gnutls.h=libgnutls28-dev $include/libfdt.h=libfdt-dev
 # An apt of its own, so that the machine's sources stay as they are.
 root=$(pwd)/apt
 mkdir -p "$root/lists/partial" "$root/cache/archives/partial"
