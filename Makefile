@@ -177,4 +177,4 @@ load-sidecar: $(VENV)/installed
 .PHONY: bench-load
 bench-load: $(VENV)/installed
 	@mkdir -p build
-	@$(BIN)/python -P -m bench.load --json build/bench-load.json
+	@PYTHONPATH="$(CURDIR)" $(BIN)/python -P -m bench.load --json build/bench-load.json
