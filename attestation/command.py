@@ -231,6 +231,13 @@ def _no_fetch(args: argparse.Namespace, context: Context) -> None:
     raise UsageError("fetch needs the caller's SDK; try: pip install 'cloister[client]' and cloister attestation fetch")
 
 
+def _add_no_fetch(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the real one, so that the answer is what is missing, and not which argument."""
+    parser.add_argument("endpoint", metavar="ENDPOINT", nargs="?")
+    parser.add_argument("--reference-values", metavar="FILE")
+    parser.add_argument("--out", metavar="FILE")
+
+
 def _add_evidence(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("evidence", metavar="EVIDENCE", help="evidence body as fetch --out writes it, or a document; - for stdin")
     parser.add_argument("--config", metavar="FILE", help="service config, where EVIDENCE is a bare document")
@@ -284,5 +291,4 @@ def register_verbs(noun: argparse.ArgumentParser, fetch: Callable[[argparse.Argu
     packer.add_argument("--image", metavar="FILE", help="output of cloister image measure --json")
     packer.add_argument("--key-policy", metavar="FILE")
     fetcher = verb("fetch", _no_fetch, "ask a running appliance for fresh evidence and appraise it")
-    if fetch is not None:
-        fetch(fetcher)
+    (fetch or _add_no_fetch)(fetcher)

@@ -285,7 +285,7 @@ def test_the_verifier_alone_has_the_same_verbs(tmp_path: Path, capsys: pytest.Ca
     assert alone.main(["verify", str(document), "--json"]) == 1
     said = capsys.readouterr()
     assert json.loads(said.out.splitlines()[-1])["checks"] == [{"check": 401, "reason": "root"}]
-    assert alone.main(["fetch"]) == 2
+    assert alone.main(["fetch", "--out", "x", "tcp:parent:1", "--reference-values", "y"]) == 2
     assert "cloister[client]" in capsys.readouterr().err
     assert alone.main(["verify"]) == 2
     assert alone.main(["--help"]) == 0
