@@ -48,9 +48,6 @@ check: $(VENV)/installed .venv-enclave/installed
 	$(BIN)/lint-imports --no-cache
 	$(PYTEST) $(CHECKED_TESTS) $(TEST_ARGUMENTS)
 
-lanes:
-	@echo "lanes: none yet"
-
 demo: $(VENV)/installed
 	@$(BIN)/python -P -m simulator demo
 
@@ -134,13 +131,13 @@ fuzz: $(VENV)/installed
 remove-checks: $(VENV)/installed
 	$(BIN)/python -m tests.attestation.remove_checks
 
-# Triton's own clients, requests and curl against a whole simulated appliance; needs curl.
+# Triton's own clients, requests and curl against a whole simulated appliance, and the voice example; needs curl and espeak-ng.
 .PHONY: lane-triton
 lane-triton: $(VENV)/installed
-	@command -v curl >/dev/null || { echo "curl is missing; install it with: sudo apt-get install curl"; exit 1; }
+	@for tool in curl espeak-ng; do command -v $$tool >/dev/null || { echo "$$tool is missing; install it with: sudo apt-get install $$tool"; exit 1; }; done
 	@mkdir -p $(ORACLES)
 	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) triton
-	ORACLES=$(ORACLES) $(PYTEST) -s tests/lanes/triton.py $(TEST_ARGUMENTS)
+	ORACLES=$(ORACLES) $(PYTEST) -s tests/lanes/triton.py tests/lanes/voice.py $(TEST_ARGUMENTS)
 
 # The machine's tests; the first is part of `lanes`, the other three are run by hand (docs/fidelity.md has their results).
 .PHONY: qemu qemu-test qemu-topology qemu-pcr

@@ -1,4 +1,4 @@
-"""Tensors in files: .npy, .npz, .csv and .json in, the same out. Nothing in a file is executed (no pickles)."""
+"""Tensors in files: .npy, .npz, .csv, .json and .wav in, the first four out. Nothing in a file is executed (no pickles)."""
 
 from collections.abc import Mapping, Sequence
 import csv
@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.command import wave_file
 from cloister.command.output import UsageError
 from cloister.tensors import Raw
 
 Arrays = dict[str, NDArray[Any] | Raw]
-READERS = (".npy", ".npz", ".csv", ".json")
+READERS = (".npy", ".npz", ".csv", ".json", ".wav")
 
 _DTYPES: dict[str, Any] = {
     "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64, "INT8": np.int8,
@@ -35,12 +36,12 @@ def read(path: Path, inputs: Sequence[Mapping[str, Any]], *, name: str | None, c
     if path.suffix not in READERS:
         raise UsageError(f"{path}: one of {', '.join(READERS)} is needed")
     known = {str(entry["name"]): entry for entry in inputs}
-    given = _load(path)
+    given: dict[str | None, Any] = {None: path} if path.suffix == ".wav" else _load(path)
     if None in given:
         target = name if name is not None else next(iter(known)) if len(known) == 1 else None
         if target is None:
             raise UsageError(f"the model has {len(known)} inputs: {', '.join(known)}; name one with --input, or give a .npz")
-        given = {target: given[None]}
+        given = {target: wave_file.read(path, known.get(target, {})) if path.suffix == ".wav" else given[None]}
     return {str(key): _fit(value, known.get(str(key)), str(key), cast=cast) for key, value in given.items()}
 
 
