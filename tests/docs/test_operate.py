@@ -32,6 +32,9 @@ def test_the_example_is_a_configuration_and_names_every_key() -> None:
     assert said <= set(re.findall(r"^(\w+) = ", example(), re.MULTILINE))
     with_bucket = parse(example().replace("directory =", 'bucket = "b"\nregion = "r"\nprefix ='))
     assert isinstance(with_bucket.feed, S3Feed)
+    for each in fields(S3Feed):
+        assert f"`{each.name}`" in TEXT
+    assert f"default `{with_bucket.feed.cache}`" in TEXT
 
 
 def test_the_limits_table_is_the_codes() -> None:
