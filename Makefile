@@ -73,7 +73,7 @@ base-update:
 init:
 	@sh deploy/tools.sh cc=gcc /usr/include/linux/vm_sockets.h=libc6-dev
 	@mkdir -p build/init
-	$(CC) -static -Os -Wall -Wextra -Werror -s -Wl,--build-id=none -o build/init/init deploy/init/init.c
+	cc -static -Os -Wall -Wextra -Werror -s -Wl,--build-id=none -o build/init/init deploy/init/init.c
 
 kernel kernel-own:
 	sh deploy/kernel/build.sh build/kernel-own
