@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+import struct
 from typing import Any
 import wave
 
@@ -23,7 +24,7 @@ def read(path: Path, entry: Mapping[str, Any]) -> NDArray[np.float32]:
             if (file.getnchannels(), file.getsampwidth()) != (1, 2) or file.getnframes() > FRAMES_MAX:
                 raise UsageError(f"{path} is not mono with 16 bits a sample; convert it, for example: sox {path} -c 1 -b 16 out.wav")
             raw = file.readframes(file.getnframes())
-    except (wave.Error, EOFError):
+    except (wave.Error, EOFError, RuntimeError, ValueError, ArithmeticError, struct.error):  # all that the library lets out
         raise UsageError(f"{path} is no WAV file") from None
     samples: NDArray[np.float32] = np.frombuffer(raw[: len(raw) // 2 * 2], "<i2").astype(np.float32) / np.float32(32768)
     shape = list(entry.get("shape", []))
