@@ -87,6 +87,7 @@ class EnclaveSession:
         self._terms = terms
         self._allocate = allocate
         self._pair: SessionKeyPair | None = None
+        self._public = b""
         self._challenge = b""
         self._th1 = b""
         self._sealer: records.RecordSealer | None = None
@@ -121,15 +122,14 @@ class EnclaveSession:
         except WireError:
             raise self._over() from None
         self._pair = SessionKeyPair()
+        self._public = self._pair.public
         self.state = State.ATTESTING
-        return nonce, evidence.user_data(self._terms.config_raw, self._pair.public)
+        return nonce, evidence.user_data(self._terms.config_raw, self._public)
 
     def offer(self, document: bytes) -> bytes:
         """The evidence frame around this session's document. Raises ValueError for a document that does not fit."""
         self._expect(State.ATTESTING)
-        if self._pair is None:
-            raise RuntimeError("the session has no key pair")
-        frame = encode(FrameType.EVIDENCE, evidence.encode_evidence_body(self._terms.config_raw, self._pair.public, document))
+        frame = encode(FrameType.EVIDENCE, evidence.encode_evidence_body(self._terms.config_raw, self._public, document))
         self._th1 = handshake.transcript1(self._challenge, frame)
         self.state = State.OFFERED
         return frame

@@ -71,18 +71,18 @@ def parse(text: str) -> Endpoint:
 
     Raises: MalformedEndpointError, with a text that says what was expected.
     """
-    kind, colon, rest = text.partition(":")
-    if colon and kind == "vsock":
+    kind, _, rest = text.partition(":")
+    if kind == "vsock":
         cid, colon, port = rest.partition(":")
         if colon:
             return Vsock(_number(cid, VSOCK_MAX), _number(port, VSOCK_MAX))
-    elif colon and kind == "unix":
+    elif kind == "unix":
         return Unix(_path(rest))
-    elif colon and kind == "unix-connect":
+    elif kind == "unix-connect":
         path, colon, port = rest.rpartition(":")
         if colon:
             return UnixConnect(_path(path), _number(port, VSOCK_MAX))
-    elif colon and kind == "tcp":
+    elif kind == "tcp":
         address, query, proxy = rest.partition("?proxy=")
         host, port_number = _host_port(address)
         return Tcp(host, port_number, _host_port(proxy) if query else None)
