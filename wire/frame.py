@@ -170,7 +170,7 @@ class FrameBuffer:
     def next(self, expected: int) -> memoryview | None:
         """The next whole frame, valid until the next call of `space`. Raises: MalformedFrameError at its header."""
         size, held = self._size(expected), self._end - self._start
-        if held < HEADER_BYTES or held < size:
+        if held < size:
             return None
         frame = self._data[self._start : self._start + size]
         self._start += size
