@@ -132,11 +132,9 @@ class Backend:
 
     def _accept(self, _mask: int) -> None:
         connection, _ = self._listener.accept()
-        if self._connection is not None:
-            connection.close()
-            return
         connection.settimeout(10)
         self._connection = connection
+        self._loop.forget(self._listener.fileno())  # one QEMU at a time; the next one waits in the backlog
         self._loop.watch(connection.fileno(), READ, self._message)
 
     def _disconnect(self) -> None:
@@ -150,6 +148,7 @@ class Backend:
         self._rings = [_Ring() for _ in self._rings]
         self._memory.clear()
         self._device.reset()
+        self._loop.watch(self._listener.fileno(), READ, self._accept)
 
     def _message(self, _mask: int) -> None:
         connection = self._connection
