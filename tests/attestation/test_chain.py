@@ -19,6 +19,9 @@ from tests.attestation.forge import SPECS, changed, under_root
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
 NAME_CONSTRAINTS = x509.NameConstraints([x509.DNSName("example.org")], None)
 
+# Damaged certificates have odd serial numbers, about which the parser warns before it refuses them.
+pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")
+
 
 def check_of(ders: tuple[bytes, ...], cache: PathCache | None = None) -> Check | None:
     """The check that refuses the chain, None where it passes."""
@@ -176,7 +179,6 @@ def test_certificates_are_der_and_nothing_more() -> None:
         assert check_of((*above, bad)) == Check.CERTIFICATE_ENCODING
 
 
-@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 def test_a_serial_number_is_positive() -> None:
     """A negative one, which some parsers take and RFC 5280 forbids, is refused."""
     *above, leaf = under_root(SPECS)
