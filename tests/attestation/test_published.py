@@ -179,3 +179,11 @@ def test_the_library_example_of_the_readme_of_the_package_runs() -> None:
         0,
         "check 101 (document-size) does not hold: the document has 1 to 32,768 bytes [0 bytes]",
     )
+
+
+def test_every_test_that_the_document_names_is_there() -> None:
+    """A pitfall without its test would be a promise."""
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", PAGE)
+    assert len(named) >= 15
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / "attestation" / file).read_text()
