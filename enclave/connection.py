@@ -5,15 +5,17 @@ stranger who may cost one NSM call and ten seconds.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import cast
 
 from enclave.answers import error_answer
 from enclave.evidence import EvidenceBusy, EvidenceSource
+from enclave.limits import Memory
 from enclave.nsm import NsmError
+from enclave.outbox import Outbox
 from enclave.session import Caller, Cancelled, Closing, EnclaveSession, SessionViolation, State, Terms
+from wire.buffer import aligned
 from wire.counters import Counter
 from wire.errors import Code, MalformedFrameError
 from wire.frame import FrameBuffer, FrameType
@@ -36,6 +38,7 @@ class Desk:
     answer: Answer
     now: Callable[[], float]
     counters: dict[Counter, int]
+    memory: Memory
     connections: set["Connection"] = field(default_factory=set)
 
     def count(self, counter: Counter) -> None:
@@ -51,7 +54,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._session = EnclaveSession(desk.terms)
+        self._session = EnclaveSession(desk.terms, allocate=self._allocate)
         self._frames = FrameBuffer()
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[None] = self._loop.create_future()
@@ -59,9 +62,9 @@ class Connection(asyncio.BufferedProtocol):
         self._caller: Caller | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._offering: asyncio.Task[None] | None = None
-        self._answers: deque[tuple[int, list[Octets]]] = deque()
-        self._frames_out: Iterator[bytearray] | None = None
-        self._unsent = 0
+        self._out = Outbox(self._session, desk.memory)
+        self._arriving = 0  # bytes reserved for the message that has begun
+        self._requests: dict[int, int] = {}  # and for each that is being answered
         self._blocked_at: float | None = None
         self._held = False
         self._ending: Code | None = None
@@ -93,8 +96,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._caller is None and self._ending is None:
             self._desk.count(Counter.HANDSHAKES_FAILED)
         self._session.drop()
-        self._answers.clear()
-        self._frames_out = None
+        for size in (self._arriving, *self._requests.values()):
+            self._desk.memory.give(size)
+        self._arriving = 0
+        self._requests.clear()
+        self._out.clear()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Exactly what the handshake's next frame lacks, then whole buffers."""
@@ -197,7 +203,11 @@ class Connection(asyncio.BufferedProtocol):
         return self._caller is not None and self._session.state is State.OPEN
 
     def _record(self, frame: memoryview) -> None:
-        match self._session.record(frame):
+        event = self._session.record(frame)
+        if not self._session.mid_message and not isinstance(event, Message | Refused):
+            self._desk.memory.give(self._arriving)  # of a message that was cancelled before its end
+            self._arriving = 0
+        match event:
             case Message() | Refused() as message:
                 self._request(message)
             case Cancelled(id=message_id):
@@ -208,20 +218,30 @@ class Connection(asyncio.BufferedProtocol):
                 self.end(Code.OK)
             case None:
                 pass
-        self._hold(self._unsent > self._desk.terms.limits.unsent_bytes and not self._session.mid_message)
+        self._hold(self._out.unsent > self._desk.terms.limits.unsent_bytes and not self._session.mid_message)
 
     # requests and answers
+
+    def _allocate(self, size: int) -> memoryview:
+        """Room for a message. Raises: MemoryError, and the message is refused."""
+        if not self._desk.memory.take(size):
+            raise MemoryError
+        self._arriving = size
+        return aligned(size)
 
     def _request(self, message: Message | Refused) -> None:
         caller = self._caller
         if caller is None:
             raise SessionViolation("no caller")
+        size, self._arriving = self._arriving, 0
         if self._ending is not None:
             self._answered(message.id, error_answer(self._ending))
         elif len(self._tasks) >= self._desk.terms.limits.open_messages:
             self._answered(message.id, error_answer(Code.BUSY))
         else:
+            self._requests[message.id], size = size, 0
             self._tasks[message.id] = self._loop.create_task(self._answer(message, caller))
+        self._desk.memory.give(size)
 
     async def _answer(self, message: Message | Refused, caller: Caller) -> None:
         try:
@@ -232,32 +252,26 @@ class Connection(asyncio.BufferedProtocol):
             pieces = error_answer(Code.CANCELLED)
         finally:
             self._tasks.pop(message.id, None)
+            self._desk.memory.give(self._requests.pop(message.id, 0))
         self._answered(message.id, pieces)
 
     def _answered(self, message: int, pieces: list[Octets]) -> None:
         if self._gone() or self._session.state is not State.OPEN:
             return
         self._progress = self._loop.time()
-        self._unsent += sum(memoryview(piece).nbytes for piece in pieces)
-        self._answers.append((message, pieces))
+        self._out.put(message, pieces)
         self._send()
 
     def _send(self) -> None:
         """Seal and write one record after another while the transport takes them."""
         while self._blocked_at is None and not self._gone() and self._session.state is State.OPEN:
-            frame = None if self._frames_out is None else next(self._frames_out, None)
-            if frame is not None:
-                self._write(frame)
-                continue
-            self._frames_out = None
-            if not self._answers:
+            frame = self._out.next()
+            if frame is None:
                 break
-            message, pieces = self._answers.popleft()
-            self._unsent -= sum(memoryview(piece).nbytes for piece in pieces)
-            self._frames_out = self._session.answer(message, pieces)
-        if self._held and self._unsent <= self._desk.terms.limits.unsent_bytes:
+            self._write(frame)
+        if self._held and self._out.unsent <= self._desk.terms.limits.unsent_bytes:
             self._hold(False)
-        if self._ending is not None and not self._tasks and self._frames_out is None and not self._answers:
+        if self._ending is not None and not self._tasks and self._out.is_empty:
             self._close(self._ending)
 
     def _write(self, frame: bytes | bytearray) -> None:

@@ -1,4 +1,5 @@
-"""Quotas per credential subject and hour (T30). Per boot: against the parent the bound is quota times boots."""
+"""Quotas per credential subject and hour (T30; per boot: against the parent the bound is quota times boots), and the
+memory that all sessions together may hold (T19)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,3 +48,31 @@ class Quotas:
         """Drop accounts whose hour is over, once there are many."""
         if len(self._uses) >= SUBJECTS_MAX // 2:
             self._uses = {name: use for name, use in self._uses.items() if now - use.since < HOUR_SECONDS}
+
+
+class Memory:
+    """Bytes of requests and answers held for all sessions; what does not fit is refused, not waited for.
+
+    Pieces up to `FREE` are not counted: their number is bounded by sessions and open messages, and a small request is
+    served whatever the large ones do.
+    """
+
+    FREE = 64 << 10
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+
+    def take(self, size: int) -> bool:
+        """Reserve `size` bytes; False where they do not fit (nothing is reserved then)."""
+        if size <= self.FREE:
+            return True
+        if self._used + size > self._limit:
+            return False
+        self._used += size
+        return True
+
+    def give(self, size: int) -> None:
+        """Give back what one `take` reserved."""
+        if size > self.FREE:
+            self._used -= size

@@ -20,7 +20,7 @@ from enclave.connection import Desk
 from enclave.dial import dialler
 from enclave.errors import BootError, RequestError
 from enclave.evidence import EvidenceSource
-from enclave.limits import Quotas
+from enclave.limits import Memory, Quotas
 from enclave.machine import Machine, tell
 from enclave.model import ModelHost
 from enclave.nsm import NsmError
@@ -36,6 +36,9 @@ from wire.record import Octets
 
 COUNTERS_SECONDS = 15.0
 DRAIN_SECONDS = 10.0
+# What all sessions together may hold: as much as so many that do not read their answers, or so many of the largest requests.
+BUFFERED_SESSIONS = 8
+BUFFERED_REQUESTS = 2
 JSON_ALLOWANCE = 1 << 20  # header, path and JSON beside the tensors of the largest request
 _MODEL_PATH = re.compile(r"/v2/models/(?P<id>[^/]+)(/versions/(?P<version>[^/]+))?(/(?P<action>infer|ready))?")
 
@@ -202,7 +205,8 @@ async def _serve(machine: Machine, clock: TrustedClock, signed: SignedManifest, 
     loop.set_exception_handler(lambda *_: None)  # asyncio would write a traceback, with content, to the console
     terms = terms_of(signed)
     evidence = EvidenceSource(machine.nsm, waiting=terms.limits.handshakes)
-    desk = Desk(terms=terms, evidence=evidence, answer=_unserved, now=clock.now, counters=counters)
+    memory = Memory(max(BUFFERED_SESSIONS * terms.limits.unsent_bytes, BUFFERED_REQUESTS * terms.request_bytes))
+    desk = Desk(terms=terms, evidence=evidence, answer=_unserved, now=clock.now, counters=counters, memory=memory)
     desk.answer = Service(manifest=signed.manifest, host=host, quotas=Quotas(clock=boottime), count=desk.count).answer
     try:
         server = Server(listen(machine.endpoints.session), desk)

@@ -22,11 +22,12 @@ from tests.appliance.models import specs
 from wire import handshake, ports
 from wire.errors import Code
 from wire.frame import OPEN_BODY, FrameType
-from wire.manifest import Limits
+from wire.manifest import Limits, Runtime
 from wire.message import HEADER, Message, encode
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
 LIMITS = Limits(sessions=4, handshakes=3, idle_seconds=10, open_messages=2, unsent_bytes=1 << 20)
+LARGEST = 4 << 20
 CHALLENGE = handshake.encode_challenge(bytes(32))
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -37,7 +38,8 @@ def narrow() -> Iterator[World]:
     with closing(World.create()) as made:
         made.start_kms()
         made.owner.create_key([made.measured()])
-        made.owner.seal([spec for spec in specs() if spec.id in ("shift", "copy", "spin")])
+        runtime = Runtime(seconds=2, request_bytes=LARGEST, answer_bytes=LARGEST)
+        made.owner.seal([replace(spec, settings={"runtime": runtime}) for spec in specs() if spec.id in ("shift", "copy", "spin")])
         made.owner.publish(made.owner.manifest(limits=LIMITS))
         yield booted(made)
     assert faults.until(lambda: not faults.processes(made.directory)), "processes left"
@@ -268,6 +270,36 @@ def test_too_many_messages(narrow: World) -> None:
             for task in slow:
                 task.cancel()
             await asyncio.wait(slow)
+
+    run(_nothing(steady(narrow, attack)))
+
+
+def test_memory_of_all_sessions(narrow: World) -> None:
+    """Large messages that arrive slowly on several sessions take no more memory than all may hold: the next large one is
+    refused, small ones are not, and once the others have gone there is room again."""
+
+    async def attack() -> None:
+        slow = [await caller(narrow, f"slow {number}") for number in range(2)]
+        for client in slow:
+            data, parts = encode_request({"x": np.zeros(LARGEST // 4, np.float32)})
+            _, frames = connection_of(client)._session.request(encode(path="/v2/models/copy/infer", json=data, tensors=parts))
+            connection_of(client)._write(next(frames))
+        async with await caller(narrow, "late") as client:
+            with pytest.raises(RequestRefusedError) as refused:
+                await client.infer("copy", {"x": np.zeros(LARGEST // 4, np.float32)})
+            assert Code.REQUEST_TOO_LARGE is refused.value.code
+            await client.infer("copy", {"x": np.zeros(1000, np.float32)})
+            for other in slow:
+                connection_of(other).abort()
+                await other.close()
+            for _ in range(100):
+                try:
+                    await client.infer("copy", {"x": np.zeros(LARGEST // 4, np.float32)})
+                except RequestRefusedError:
+                    await asyncio.sleep(0.05)
+                else:
+                    return
+            pytest.fail("the memory of callers that are gone was not given back")
 
     run(_nothing(steady(narrow, attack)))
 
