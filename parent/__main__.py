@@ -29,13 +29,25 @@ def raise_file_limit(needed: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-async def serve(config: Config) -> None:
-    """Run the appliance until a signal asks to stop; a second one cuts the drain short by its default effect."""
+async def serve(config: Config, path: Path) -> None:
+    """Run the appliance until a signal asks to stop; a second one cuts the drain short by its default effect.
+
+    SIGHUP reads the configuration at `path` again; one that cannot be taken over is logged and changes nothing.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    appliance = Appliance(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, loop, stop)
-    await Appliance(config).run(stop)
+    loop.add_signal_handler(signal.SIGHUP, _reload, appliance, path)
+    await appliance.run(stop)
+
+
+def _reload(appliance: Appliance, path: Path) -> None:
+    try:
+        appliance.reload(parse(path.read_text(encoding="utf-8")))
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
+        log.error("%s: not taken over: %s", path, error)
 
 
 def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
@@ -56,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse(Path(args.config).read_text(encoding="utf-8"))
         raise_file_limit(files_needed(config))
         if not args.check:
-            asyncio.run(serve(config))
+            asyncio.run(serve(config, Path(args.config)))
     except (ConfigError, OSError, UnicodeDecodeError) as error:
         log.error("%s: %s", args.config, error)
         return EXIT_USAGE

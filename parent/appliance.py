@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 import logging
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 from parent.aws import CredentialSource, FileSource, ImdsSource
 from parent.config import Config, DirectoryFeed, Egress, FileCredentials
 from parent.credentials import CredentialsService
-from parent.dial import dial
 from parent.egress import reach
+from parent.errors import ConfigError
 from parent.feed import DirectorySource, FeedService, Source
 from parent.forward import OPENING_BYTES, Forwarder
 from parent.launch import Launcher
@@ -19,6 +20,9 @@ from parent.metrics import CONNECTIONS_MAX, Metric, MetricsService, counter, cou
 from parent.probes import Readiness
 from parent.pump import Buffers, PumpLimits
 from parent.status import StatusService
+from parent.succession import Succession
+from wire.endpoint import Endpoint
+from wire.errors import BootFailure, Stage
 
 STATUS_CONNECTIONS = 8
 STATUS_IDLE_SECONDS = 86_400.0
@@ -57,17 +61,18 @@ class Appliance:
         limits = config.limits
         self.config = config
         self._buffers = Buffers()
-        self._to_enclave = partial(dial, config.enclave, seconds=limits.dial_seconds)
+        self.succession = Succession(config.enclave, seconds=limits.dial_seconds, switched=self._switched)
         self.status = StatusService(idle_seconds=STATUS_IDLE_SECONDS)
         self.feed = FeedService(feed_source(config), seconds=limits.feed_seconds)
         self.credentials = CredentialsService(credential_source(config), seconds=limits.feed_seconds)
         session_limits = PumpLimits(
             idle=limits.idle_seconds, stall=limits.stall_seconds, handshake=limits.handshake_seconds, opening_bytes=OPENING_BYTES
         )
-        self.sessions = Forwarder("sessions", self._to_enclave, limits=session_limits, buffers=self._buffers)
+        self.sessions = Forwarder("sessions", self.succession.reach, limits=session_limits, buffers=self._buffers)
         self.egress = tuple(self._forward(index, entry) for index, entry in enumerate(config.egress))
         self.launcher = Launcher(config.launch, config.cid) if config.launch is not None and config.cid is not None else None
         self.listeners = self._listeners()
+        self._reported: tuple[Stage | None, BootFailure | None] = (None, None)  # before a next enclave reported too
 
     def _forward(self, index: int, entry: Egress) -> Forwarder:
         limits = self.config.limits
@@ -93,9 +98,41 @@ class Appliance:
         for index, endpoint in enumerate(config.sessions):
             found[f"sessions-{index}"] = Listener(endpoint, self.sessions.handle, callers)
         if config.metrics_listen is not None:
-            service = MetricsService(collect=self.collect, readiness=Readiness(self.status, self._to_enclave))
+            readiness = Readiness(self.status, self.succession.reach, two=lambda: self.config.next is not None)
+            service = MetricsService(collect=self.collect, readiness=readiness)
             found["metrics"] = Listener(config.metrics_listen, service.handle, Admission(connections=CONNECTIONS_MAX))
         return found
+
+    def reload(self, config: Config) -> None:
+        """Take over a changed `next`, the only thing that can change while the parent runs. Raises: ConfigError for any other change.
+
+        With a next enclave, new sessions go to it once it takes connections. Without one, nothing more is waited for; after
+        a switch `enclave` must name the enclave that took over.
+        """
+        if replace(config, next=None) != replace(self.config, next=None):
+            raise ConfigError("only [next] can change while the parent runs; after a switch [enclave] names the one that took over")
+        if config.next == self.config.next:
+            return
+        if self.config.next is not None:
+            self.succession.abandon()
+            self.status.stage, self.status.failure = self._reported
+        self._reported = (self.status.stage, self.status.failure)
+        self.config = config
+        self._admit(config.next.cid if config.next else None)
+        if config.next is not None:
+            self.succession.follow(config.next.session)
+
+    def _switched(self, endpoint: Endpoint) -> None:
+        former, following = self.config.cid, self.config.next
+        self.config = replace(self.config, enclave=endpoint, cid=following.cid if following else former, next=None)
+        self._admit(former)
+        self.status.stage, self.status.failure = Stage.SERVING, None  # it takes connections: its own word may be on its way
+
+    def _admit(self, also: int | None) -> None:
+        """Let the enclave in, and the CID of the one before or after it."""
+        for listener in self.listeners.values():
+            if (rule := listener.gate.admission).cid is not None:
+                listener.gate.admission = replace(rule, cid=self.config.cid, also=also)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then let sessions end within the drain time. Raises: BindError before anything is served."""
@@ -107,8 +144,11 @@ class Appliance:
                 if self.launcher is not None:
                     tasks.append(group.create_task(self._keep(self.launcher)))
                 log.info("parent is ready")
+                if self.config.next is not None:
+                    self.succession.follow(self.config.next.session)
                 await stop.wait()
                 log.info("parent is stopping")
+                self.succession.abandon()
                 for task in tasks:
                     task.cancel()
         finally:

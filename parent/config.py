@@ -107,6 +107,14 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Next:
+    """The enclave that is to follow the one that serves; `cid` where it connects over vsock."""
+
+    session: Endpoint
+    cid: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything that the parent is told. `cid` is the one peer that its vsock listeners take (T20)."""
 
@@ -122,6 +130,7 @@ class Config:
     egress: tuple[Egress, ...]
     launch: Launch | None = None
     limits: Limits = field(default_factory=Limits)
+    next: Next | None = None
 
     @property
     def enclave_facing(self) -> tuple[Endpoint, ...]:
@@ -266,8 +275,31 @@ def _launch(table: _Table) -> Launch | None:
     return launch
 
 
+def _next(table: _Table) -> Next | None:
+    if not table.values:
+        return None
+    cid = table.number("cid", CID_MIN, endpoints.VSOCK_MAX) if "cid" in table.values else None
+    found = Next(session=table.endpoint("session", (Vsock, Unix, UnixConnect)), cid=cid)
+    table.finish()
+    return found
+
+
+def _check_next(config: Config) -> None:
+    if config.next is None:
+        return
+    if config.launch is not None:
+        raise ConfigError("next: not beside launch, which starts one enclave and keeps it")
+    if (config.cid is None) != (config.next.cid is None) or (config.cid is not None and config.cid == config.next.cid):
+        raise ConfigError("next.cid: expected another CID than enclave.cid, where that has one")
+    if isinstance(config.next.session, Vsock) and config.next.session.cid != config.next.cid:
+        raise ConfigError("next.cid: expected the CID of next.session")
+    if config.next.session == config.enclave:
+        raise ConfigError("next.session: expected another endpoint than enclave.session")
+
+
 def _check(config: Config) -> None:
     """The rules between keys."""
+    _check_next(config)
     vsock = [endpoint for endpoint in config.enclave_facing if isinstance(endpoint, Vsock)]
     if vsock and config.cid is None:
         raise ConfigError("enclave.cid: required where the enclave connects over vsock, whose other peers are refused")
@@ -307,6 +339,7 @@ def parse(text: str) -> Config:
         egress=tuple(_egress(table) for table in root.tables("egress", EGRESS_MAX)),
         launch=_launch(root.table("launch")),
         limits=_limits(root.table("limits")),
+        next=_next(root.table("next")),
     )
     for table in (enclave, listen, root):
         table.finish()

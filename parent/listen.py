@@ -34,12 +34,13 @@ class Refusal(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """Bounds of one listener; None: no such rule. Every vsock peer but `cid` is refused."""
+    """Bounds of one listener; None: no such rule. Every vsock peer but `cid`, and `also` while two enclaves run, is refused."""
 
     connections: int
     per_address: int | None = None
     per_second: int | None = None
     cid: int | None = None
+    also: int | None = None
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Gate:
 
     def _judge(self, peer: object, family: int) -> Refusal | None:
         rule = self.admission
-        if family == socket.AF_VSOCK and (rule.cid is None or not isinstance(peer, tuple) or peer[0] != rule.cid):
+        if family == socket.AF_VSOCK and (rule.cid is None or not isinstance(peer, tuple) or peer[0] not in (rule.cid, rule.also)):
             return Refusal.CID
         if self.active >= rule.connections:
             return Refusal.FULL
