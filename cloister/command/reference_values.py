@@ -3,13 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-import os
 from pathlib import Path
-import tempfile
-
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from attestation import reference_values, strict_json, withdrawn
 from attestation.checks import Check
@@ -18,7 +12,9 @@ from attestation.errors import MalformedReferenceValuesError
 from attestation.report_text import date
 from attestation.source import printable
 from attestation.values import MAX_AGE, Measurement, ReferenceValues, pcr16_of, pcr17_of
+from cloister.command import keyfile, withdrawals
 from cloister.command.output import Context, UsageError
+from cloister.command.withdrawals import write_whole
 from wire import manifest as manifests
 
 _REGISTERS = ("pcr0", "pcr1", "pcr2", "pcr8")
@@ -32,31 +28,6 @@ def _hex(text: str, size: int, what: str) -> bytes:
     if len(value) != size:
         raise UsageError(f"{what} is {size} bytes in hex")
     return value
-
-
-def public_key(path: str) -> bytes:
-    """The owner's Ed25519 public key from a file: PEM or 64 hex digits."""
-    data = read(path)
-    if b"-----BEGIN" not in data:
-        return _hex(data.decode("ascii", "replace"), 32, "an owner key")
-    try:
-        key = load_pem_public_key(data)
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PublicKey):
-        raise UsageError(f"{path} is no Ed25519 public key")
-    return key.public_bytes_raw()
-
-
-def private_key(path: str) -> Ed25519PrivateKey:
-    """The owner's private key from an unencrypted PEM file."""
-    try:
-        key = load_pem_private_key(read(path), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise UsageError(f"{path} is no unencrypted Ed25519 private key in PEM")
-    return key
 
 
 def _measurements(args: argparse.Namespace) -> tuple[Measurement, ...]:
@@ -97,7 +68,7 @@ def _usable(make: Callable[[], ReferenceValues]) -> ReferenceValues:
 
 
 def _new(args: argparse.Namespace, context: Context) -> None:
-    owner = public_key(args.owner_key)
+    owner = keyfile.public_key(args.owner_key)
     measurements = _measurements(args)
     pcr17 = _pinned(args, owner)
     values = _usable(
@@ -116,22 +87,8 @@ def _new(args: argparse.Namespace, context: Context) -> None:
             withdrawn=None if args.withdrawn is None else withdrawn.open_envelope(read(args.withdrawn)),
         )
     )
-    _write(args.file, reference_values.render(values))
+    write_whole(args.file, reference_values.render(values))
     context.show(_text(values), {"accepted": True, "answer": "made", "file": args.file, "reference_values": _value(values)})
-
-
-def _write(path: str, data: bytes) -> None:
-    """Replace the file as a whole or not at all: a relying party may be reading it."""
-    target = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _value(values: ReferenceValues) -> strict_json.Json:
@@ -175,10 +132,10 @@ def _sign(args: argparse.Namespace, context: Context) -> None:
     if args.sequence is not None:
         values = _usable(lambda: replace(values, sequence=args.sequence))
     try:
-        data = reference_values.sign(values, private_key(args.key))
+        data = reference_values.sign(values, keyfile.private_key(args.key, args))
     except ValueError as error:
         raise UsageError(f"{error}") from None
-    _write(args.file, data)
+    write_whole(args.file, data)
     context.show(f"signed {args.file}, sequence {values.sequence}", {"accepted": True, "answer": "signed", "sequence": values.sequence})
 
 
@@ -208,7 +165,7 @@ def _update(args: argparse.Namespace, context: Context) -> None:
             raise MalformedReferenceValuesError(Check.WITHDRAWALS_SEQUENCE, f"list {listed.withdrawals.sequence}")
         values = replace(held, withdrawn=listed)
         data = reference_values.render(values)
-    _write(args.file, data)
+    write_whole(args.file, data)
     context.show(f"updated {args.file}\n{_text(values)}", {"accepted": True, "answer": "updated", "reference_values": _value(values)})
 
 
@@ -218,7 +175,7 @@ def _add_new(parser: argparse.ArgumentParser) -> None:
     for name in _REGISTERS:
         parser.add_argument(f"--{name}", metavar="HEX", help="an image by hand")
     parser.add_argument("--label", action="append", help="a name for each image, in order")
-    parser.add_argument("--owner-key", metavar="PUB", required=True, help="the owner's public key: PEM or hex")
+    parser.add_argument("--owner-key", metavar="PUB", required=True, help="the owner's public key: PEM or hex file, or 64 hex digits")
     floor = parser.add_mutually_exclusive_group(required=True)
     floor.add_argument("--manifest", metavar="FILE", help="accept this manifest alone (PCR17)")
     floor.add_argument("--min-sequence", metavar="N", type=int, help="accept the owner's manifests from this sequence on")
@@ -242,9 +199,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     show.set_defaults(run=_show)
     sign = verbs.add_parser("sign", help="sign FILE with the owner key, so that callers can follow it")
     sign.add_argument("file", metavar="FILE")
-    sign.add_argument("--key", metavar="PEM", required=True, help="the owner's private key")
+    sign.add_argument("--key", metavar="KEY.pem", type=Path, required=True, help="the owner's private key")
+    keyfile.add_passphrase(sign)
     sign.add_argument("--sequence", metavar="N", type=int, help="of this version; must rise with each")
     sign.set_defaults(run=_sign)
+    withdrawals.add(verbs.add_parser("withdraw", help="take an image or a manifest back, on a signed list that expires"))
     update = verbs.add_parser("update", help="replace FILE by a newer version that its owner signed")
     update.add_argument("file", metavar="FILE")
     source = update.add_mutually_exclusive_group(required=True)

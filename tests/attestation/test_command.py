@@ -13,21 +13,22 @@ import sys
 from typing import Any
 import zipfile
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import pytest
 
 from attestation import __main__ as alone
 from attestation import command, eif, pack, reference_values, withdrawn
 from attestation.errors import AttestationError
 from attestation.withdrawn import Withdrawal, Withdrawals
+from cloister.command import withdrawals
 from cloister.command.main import main
+from owner import keys
 from tests.attestation import forge, parties
 from tests.vectors_path import ROOT
 from tests.wire import examples
 from wire import evidence as wire_evidence
 from wire import manifest as manifests
 
-PEM_KEY = parties.OWNER.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 PEM_PUBLIC = parties.OWNER.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -356,17 +357,26 @@ def _new(run: Run, path: Path, *more: object) -> Ran:
     return run("reference-values", "new", path, *pcrs, "--owner-key", key, *more)
 
 
+def _owner_key(folder: Path) -> tuple[object, ...]:
+    """The owner's key as `owner-key new` writes it, and the arguments that open it."""
+    path, passphrase = folder / "owner-key.pem", folder / "passphrase"
+    keys.write_private(path, parties.OWNER, b"correct horse battery staple")
+    passphrase.write_bytes(b"correct horse battery staple\n")
+    passphrase.chmod(0o600)
+    return ("--key", path, "--passphrase-file", passphrase)
+
+
 def test_reference_values_are_made_signed_and_followed(run: Run, tmp_path: Path) -> None:
     """By hand; then signed; then replaced by a newer signed version, never by an older or another owner's."""
-    held, newer, key = tmp_path / "held.json", tmp_path / "newer.json", tmp_path / "key.pem"
-    key.write_bytes(PEM_KEY)
+    held, newer = tmp_path / "held.json", tmp_path / "newer.json"
+    key = _owner_key(tmp_path)
     assert _new(run, held, "--min-sequence", 1).exit == 0
     assert _new(run, newer, "--min-sequence", 2).exit == 0
     update = ("reference-values", "update", held, "--from", newer)
     assert run(*update, "--json").json["checks"][0]["reason"] == "reference-values-signature"
-    assert run("reference-values", "sign", newer, "--key", key).exit == 0
+    assert run("reference-values", "sign", newer, *key).exit == 0
     assert run(*update, "--json").json["checks"][0]["reason"] == "reference-values-sequence"
-    assert run("reference-values", "sign", newer, "--key", key, "--sequence", 2).exit == 0
+    assert run("reference-values", "sign", newer, *key, "--sequence", 2).exit == 0
     assert run(*update).exit == 0
     assert held.read_bytes() == newer.read_bytes()
     shown = run("reference-values", "show", held, "--json").json
@@ -453,3 +463,26 @@ def test_every_member_reaches_the_file(run: Run, tmp_path: Path) -> None:
     assert (made.pcr3, made.pcr4, made.measurements[0].pcr8) == ((bytes.fromhex(pinned),),) * 2 + (bytes.fromhex(pinned),)
     assert (made.partition, made.max_age, made.accept_anyone, made.sequence) == ("aws-us-gov", 9, True, 4)
     assert (made.measurements[0].label, made.withdrawn is not None) == ("one", True)
+
+
+def test_an_owner_withdraws_an_image_and_callers_refuse_it(
+    run: Run, tmp_path: Path, evidence: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list is made, renewed with a higher sequence and all it held, taken in, and then refuses the evidence (T33)."""
+    monkeypatch.setattr(withdrawals, "_now", lambda: forge.NOW)
+    listed, held, image = tmp_path / "withdrawn.cbor", tmp_path / "held.json", tmp_path / "image.json"
+    held.write_bytes(reference_values.render(parties.VALUES))
+    image.write_text(json.dumps({"pcrs": {str(index): value.hex() for index, value in parties.MEASUREMENT.pcrs.items()}}))
+    withdraw = ("reference-values", "withdraw", listed, *_owner_key(tmp_path))
+    assert run(*withdraw, "--json").json["entries"] == 0
+    assert run(*withdraw, "--image", image, "--reason", "its keys leak", "--days", 7, "--json").json["sequence"] == 2
+    manifest = tmp_path / "manifest.cose"
+    manifest.write_bytes(manifests.sign(manifests.encode(examples.a_manifest()), parties.OWNER))
+    answer = run(*withdraw, "--manifest", manifest, "--image", image, "--reason", "its keys leak", "--json").json
+    assert (answer["sequence"], answer["entries"]) == (3, 2)
+    assert run("reference-values", "update", held, "--withdrawn", listed).exit == 0
+    refused = run("attestation", "appraise", evidence, "--reference-values", held, "--nonce", NONCE, "--json").json
+    assert [item["reason"] for item in refused["mismatches"]] == ["withdrawn"]
+    assert run(*withdraw, "--days", 91).exit == 2
+    listed.write_bytes(parties.withdrawals(owner=parties.OTHER_OWNER).envelope)
+    assert run(*withdraw).exit == 2
