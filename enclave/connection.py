@@ -92,7 +92,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._offering is not None:
             self._offering.cancel()
         for task in self._tasks.values():
-            task.cancel()
+            self._cancel(task)
         if self._caller is None and self._ending is None:
             self._desk.count(Counter.HANDSHAKES_FAILED)
         self._session.drop()
@@ -213,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
             case Cancelled(id=message_id):
                 task = self._tasks.get(message_id)
                 if task is not None:
-                    task.cancel()
+                    self._cancel(task)
             case Closing():
                 self.end(Code.OK)
             case None:
@@ -242,6 +242,10 @@ class Connection(asyncio.BufferedProtocol):
             self._requests[message.id], size = size, 0
             self._tasks[message.id] = self._loop.create_task(self._answer(message, caller))
         self._desk.memory.give(size)
+
+    def _cancel(self, task: asyncio.Task[None]) -> None:
+        """Behind the task's first step, which a cancel in the same segment would else take away with its `finally`."""
+        self._loop.call_soon(task.cancel)
 
     async def _answer(self, message: Message | Refused, caller: Caller) -> None:
         try:

@@ -120,3 +120,26 @@ def test_requests_in_flight_do_not_see_each_other(target: Target) -> None:
         return values
 
     assert asyncio.run(run()) == [float(number) for number in range(20)]
+
+
+def test_a_request_that_is_cancelled_at_once_is_over(target: Target) -> None:
+    """Requests whose cancel comes right behind them are answered too: more of them than may be open at once leave room for others."""
+
+    def judge(body: bytes, nonce: bytes) -> AttestationResult:
+        return Appliance(target, Metrics())._judge(body, nonce)
+
+    async def run() -> Code:
+        opening = Opening(endpoint=target.endpoint, judge=judge, identity=target.identity, answer_bytes=1 << 20)
+        session, accepted = await open_session(opening)
+        for _ in range(2 * accepted.open_messages):
+            task = asyncio.create_task(session.request(encode(path="/v2/models/sum/infer", json=GOOD)))
+            for _ in range(3):  # far enough for the frames, not for an answer
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        async with asyncio.timeout(20):
+            code, _ = await ask(session, "/v2/models/sum/infer", GOOD, [])
+        await session.close()
+        return code
+
+    assert asyncio.run(run()) is Code.OK
