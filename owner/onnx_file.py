@@ -57,8 +57,8 @@ def _load(data: bytes) -> ModelProto:
         proto.ParseFromString(data)
     except DecodeError:
         raise ModelRefusedError(Refusal.NOT_ONNX, "not an ONNX file") from None
-    if not proto.HasField("graph") or not proto.graph.node or not proto.opset_import:
-        raise ModelRefusedError(Refusal.NOT_ONNX, "not an ONNX file: no graph, no nodes or no operator set")
+    if not proto.graph.node or not proto.opset_import:
+        raise ModelRefusedError(Refusal.NOT_ONNX, "not an ONNX file: no nodes or no operator set")
     if proto.training_info:
         raise ModelRefusedError(Refusal.TRAINING, "the model carries a training graph; export it for inference")
     return proto
@@ -98,7 +98,7 @@ def _check_data(proto: ModelProto, nodes: Iterable[NodeProto], folder: Path) -> 
             Refusal.OUTSIDE_DATA, "a constant or subgraph keeps its data in another file; save the model with its data inside"
         )
     for location in {where.get("location") for tensor in proto.graph.initializer if (where := external(tensor)) is not None}:
-        if not location or location != os.path.basename(location) or location in (".", ".."):
+        if not location or location != os.path.basename(location):
             raise ModelRefusedError(Refusal.OUTSIDE_DATA, "external data may only lie beside the model, named without a folder")
         try:
             mode = os.lstat(folder / location).st_mode

@@ -31,7 +31,7 @@ def test_the_signature_is_read() -> None:
             graphs.value("x", ["n", 4]),
             graphs.value("w", [4, 4]),
             graphs.value("s", [], TensorProto.STRING),
-            graphs.value("b", [None, "m", 3], TensorProto.BFLOAT16),
+            graphs.value("b", [-5, "m", 3], TensorProto.BFLOAT16),
         ],
         outputs=[graphs.value("y", [None, 4]), graphs.value("i", [2], TensorProto.INT64)],
     )
