@@ -143,6 +143,8 @@ class Client:
             raise RequestRefusedError(Code.REQUEST_TOO_LARGE)
         answer = await session.connection.request(pieces)
         result = session.connection.result
+        if isinstance(answer, Refused) and answer.too_large:
+            raise RequestRefusedError(Code.ANSWER_TOO_LARGE)
         if result is None or isinstance(answer, Refused):
             raise MalformedAnswerError
         return answer, result
