@@ -60,14 +60,16 @@ def _members(value: cbor.Value, names: tuple[str, ...], where: str) -> dict[cbor
     return value
 
 
-def _certificate(pem: bytes) -> x509.Certificate:
+def _certificate(pem: bytes) -> tuple[object, str, bytes]:
+    """The public key, the subject in RFC 4514 form, and the DER of the one certificate in `pem`."""
     try:
         certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError:
-        raise _fail("signing_certificate is not PEM") from None
-    if len(certificates) != 1:
+        read = [(item.public_key(), item.subject.rfc4514_string(), item.public_bytes(Encoding.DER)) for item in certificates]
+    except Exception:  # noqa: BLE001 - only calls of `cryptography` stand above; its documented errors are not all that it raises
+        raise _fail("signing_certificate is no certificate in PEM") from None
+    if len(read) != 1:
         raise _fail("signing_certificate is not one certificate")
-    return certificates[0]
+    return read[0]
 
 
 def _verify(key: object, protected: bytes, payload: bytes, signature: bytes) -> None:
@@ -91,7 +93,7 @@ def check(section: bytes, pcr0: bytes) -> Signer:
     if not isinstance(value, list) or len(value) != 1:
         raise _fail("not an array of one")
     members = _members(value[0], ("signing_certificate", "signature"), "the signature")
-    certificate = _certificate(_octets(members["signing_certificate"], "signing_certificate"))
+    key, subject, der = _certificate(_octets(members["signing_certificate"], "signing_certificate"))
     outer = _decode(_octets(members["signature"], "signature"), "COSE")
     match outer:
         case [bytes() as protected, dict() as unprotected, bytes() as payload, bytes() as signature] if not unprotected:
@@ -103,14 +105,9 @@ def check(section: bytes, pcr0: bytes) -> Signer:
         raise MalformedImageError(Check.EIF_SIGNATURE_REGISTER)
     if _octets(register["register_value"], "register_value") != pcr0:
         raise MalformedImageError(Check.EIF_SIGNATURE_VALUE)
-    try:
-        key: object = certificate.public_key()
-    except ValueError:
-        raise _fail("the certificate's key") from None
     _verify(key, protected, payload, signature)
-    der = certificate.public_bytes(Encoding.DER)
     return Signer(
-        subject=certificate.subject.rfc4514_string(),
+        subject=subject,
         certificate_sha256=hashlib.sha256(der).digest(),
         pcr8=eif_format.pcr(hashlib.sha384(der).digest()),
     )

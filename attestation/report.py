@@ -85,7 +85,7 @@ def links(certificates: tuple[bytes, ...]) -> tuple[Link, ...]:
             item = x509.load_der_x509_certificate(der)
             subject = printable(item.subject.rfc4514_string())
             begins, ends = item.not_valid_before_utc, item.not_valid_after_utc
-        except ValueError:
+        except Exception:  # noqa: BLE001 - whatever `cryptography` says no with: nothing here is judged
             break
         found.append(Link(place=chain.place(place, len(certificates)), subject=subject, begins=begins, ends=ends))
     return tuple(found)

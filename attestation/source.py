@@ -35,14 +35,17 @@ def decode(data: bytes) -> bytes:
 
 def root(data: bytes, partition: str) -> Root:
     """The trust anchor that is pinned by this certificate, PEM or DER. Raises ValueError for anything else."""
-    if b"-----BEGIN" in data:
-        certificates = x509.load_pem_x509_certificates(data)
-        if len(certificates) != 1:
-            raise ValueError("a root file holds one certificate")
-        der = certificates[0].public_bytes(Encoding.DER)
-    else:
-        der = x509.load_der_x509_certificate(data).public_bytes(Encoding.DER)
-    return Root(partition=partition, sha256=hashlib.sha256(der).digest())
+    try:
+        if b"-----BEGIN" in data:
+            certificates = x509.load_pem_x509_certificates(data)
+        else:
+            certificates = [x509.load_der_x509_certificate(data)]
+        ders = [certificate.public_bytes(Encoding.DER) for certificate in certificates]
+    except Exception:  # noqa: BLE001 - only calls of `cryptography` stand above
+        raise ValueError("not a certificate, PEM or DER") from None
+    if len(ders) != 1:
+        raise ValueError("a root file holds one certificate")
+    return Root(partition=partition, sha256=hashlib.sha256(ders[0]).digest())
 
 
 def printable(text: str) -> str:
