@@ -499,6 +499,26 @@ def test_methods_out_of_order_are_misuse() -> None:
             call()
 
 
+def test_nothing_is_sent_before_accept() -> None:
+    """The caller has keys once it sealed its opening, and says nothing under them before it opened accept."""
+    session = opened(an_enclave(), identity())
+    assert session.caller.close() is None
+    assert session.caller.cancel(1) is None
+    session.caller._open.add(1)
+    assert session.caller.cancel(1) is None
+    with pytest.raises(RuntimeError):
+        session.caller.request(message())
+    with pytest.raises(RuntimeError):
+        session.caller.open(None, None)  # type: ignore[arg-type]
+    assert session.caller.state is caller_side.State.OPENING
+
+
+@pytest.mark.parametrize(("code", "text"), [(Code.CREDENTIAL_EXPIRED, "credential-expired"), (None, "session refused")])
+def test_refusal_has_the_codes_name(code: Code | None, text: str) -> None:
+    """What a person reads of a refused session."""
+    assert str(SessionRefused(code)) == text
+
+
 def test_dropped_session_is_over() -> None:
     """After `drop` neither side has a key."""
     session = accepted()

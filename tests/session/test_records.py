@@ -283,6 +283,17 @@ def test_cancel_under_way_ends_the_message_unanswered() -> None:
     assert isinstance(session.enclave.record(frames[0]), Message)
 
 
+@pytest.mark.parametrize("close", [False, True])
+def test_answer_to_a_request_that_was_given_up_is_a_stray(close: bool) -> None:
+    """An id that was cancelled or closed under way is not open: its answer is discarded and counted."""
+    session = accepted()
+    number, rest = session.caller.request(encode(tensors=[bytes(2 * MIB)]))
+    next(rest)
+    assert (session.caller.close() if close else session.caller.cancel(number)) is not None
+    assert session.caller.record(_enclave_sealer(session).seal(Kind.END, number, (b"".join(encode()),))) is None
+    assert session.caller._stray == 1
+
+
 def test_cancels_under_way_are_not_counted() -> None:
     """However often a caller gives up in the middle of a request, its session lives."""
     session = accepted()
@@ -435,6 +446,7 @@ def test_control_record_that_is_not_the_callers_ends_the_session(kind: Kind, num
     ("kind", "number", "fields"),
     [
         (Kind.ACCEPT, 0, {1: 1, 2: 1, 3: 1}),
+        (Kind.ACCEPT, 0, {1: 0}),
         (Kind.CANCEL, 1, {}),
         (Kind.CLOSE, 1, {1: 0}),
         (Kind.CLOSE, 0, {}),
