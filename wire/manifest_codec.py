@@ -118,7 +118,7 @@ def _answer_padding(fields: Fields) -> int | None:
     value = fields.take("answer_padding")
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1024 <= value <= MESSAGE_MAX:
+    if not isinstance(value, int) or not 1024 <= value <= MESSAGE_MAX:  # a boolean is 0 or 1
         raise fields.fail("answer_padding", f"null or an integer from 1024 to {MESSAGE_MAX}")
     return value
 
