@@ -1,7 +1,9 @@
 """The image that `make image` built, booted for real: /dev/nsm driver, AF_VSOCK with CID 3, KMS unwrap, inference, refusals."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 from dataclasses import replace
 import io
@@ -10,6 +12,7 @@ from pathlib import Path
 import socket
 import statistics
 import time
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import numpy as np
@@ -18,9 +21,9 @@ from onnx import TensorProto, helper
 import onnxruntime
 import pytest
 
-from attestation.errors import AppraisalError
 from attestation.values import pcr16_of
 from cloister.api import Client, connect
+from cloister.errors import EvidenceRefusedError
 from enclave import privileges
 from owner import cpio
 from simulator.owner import ModelSpec
@@ -29,9 +32,11 @@ from simulator.qemu.world import QemuWorld
 from tests.qemu import lane
 from tests.qemu.lane import IMAGE
 from wire import ports
+from wire.errors import BootFailure, Stage
 
 LARGE = "negated"
 LARGE_ELEMENTS = 256 * 1024  # one MiB of float32
+Others = tuple[Future[dict[str, Any]], Future[bytes]]
 SUMMARY = IMAGE.with_name("qemu-test.json")
 
 
@@ -56,8 +61,86 @@ def summary() -> Iterator[dict[str, object]]:
     SUMMARY.write_text(json.dumps(found, indent=1) + "\n")
 
 
+def from_guest(run: Path, port: int, seconds: float = 120) -> bytes:
+    """Everything that the guest sends over one connection to CID 3."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(run / f"parent_{port}"))
+        listener.listen(1)
+        listener.settimeout(seconds)
+        connection, _ = listener.accept()
+        connection.settimeout(seconds)
+        with connection, connection.makefile("rb") as stream:
+            return stream.read()
+
+
+# Runs as the image's command: starts the enclave as the image does and notes what the kernel says of every process of it; then,
+# instead of it, plain onnxruntime on the same model and rows. All of that goes to the parent's CID.
+INSIDE = """
+import base64, json, os, socket, subprocess, time
+enclave = subprocess.Popen(["/usr/bin/python3", "-I", "-m", "enclave"])
+found = {}
+for _ in range(1200):
+    found = {}
+    for name in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as line, open(f"/proc/{name}/status") as status:
+                if name.isdigit() and int(name) != os.getpid() and b"enclave" in line.read():
+                    found[name] = status.read()
+        except OSError:
+            pass
+    if len([1 for text in found.values() if "Uid:\\t0" not in text]) >= 2:
+        break
+    time.sleep(0.1)
+seen = {"server": enclave.pid, "status": found, "device": os.stat("/dev/nsm").st_mode & 0o777}
+with open("/proc/mounts") as mounts, open(f"/proc/{enclave.pid}/limits") as limits:
+    seen |= {"root": next(line for line in mounts if line.split()[1] == "/"), "limits": limits.read()}
+enclave.kill()
+enclave.wait()
+
+import numpy as np
+import onnxruntime
+session = onnxruntime.InferenceSession("/model.onnx", providers=["CPUExecutionProvider"])
+names = [output.name for output in session.get_outputs()]
+outputs = session.run(names, {"measurements": np.load("/rows.npy")})
+seen["outputs"] = {name: base64.b64encode(value.tobytes()).decode() for name, value in zip(names, outputs)}
+stream = socket.socket(socket.AF_VSOCK)
+stream.connect((3, 7777))
+stream.sendall(json.dumps(seen).encode())
+"""
+
+
+def look_inside(patients: Patients, state: Path) -> dict[str, Any]:
+    """What INSIDE says from a guest of its own."""
+    rows = io.BytesIO()
+    np.save(rows, patients.measurements)
+    overlay = [*lane.script("inside", INSIDE), cpio.file("rootfs/model.onnx", patients.onnx), cpio.file("rootfs/rows.npy", rows.getvalue())]
+    with lane.guest(overlay, state=state) as guest:
+        value: dict[str, Any] = json.loads(from_guest(guest.run, 7777))
+        return value
+
+
+def boot_without_drop(state: Path) -> bytes:
+    """The last boot report of a guest whose enclave leaves out the server's own step of giving up root."""
+    package = "rootfs/usr/lib/python3/dist-packages/enclave"
+    source = Path(privileges.__file__).read_text()
+    changed = source.replace("    os.setresuid(", "    if uid != 7001: os.setresuid(")
+    assert changed != source
+    stale = cpio.file(f"{package}/__pycache__/privileges.cpython-313.pyc", b"")  # no cache of a module: its source counts
+    with lane.guest([cpio.file(f"{package}/privileges.py", changed.encode()), stale], state=state) as guest:
+        return from_guest(guest.run, ports.STATUS)
+
+
 @pytest.fixture(scope="module")
-def world(patients: Patients, summary: dict[str, object]) -> Iterator[QemuWorld]:
+def others(patients: Patients, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Others]:
+    """Two more guests, one after the other, while the world's own boots and serves."""
+    state = tmp_path_factory.mktemp("state")
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(look_inside, patients, state), pool.submit(boot_without_drop, state)
+
+
+@pytest.fixture(scope="module")
+def world(patients: Patients, summary: dict[str, object], others: Others) -> Iterator[QemuWorld]:
+    del others  # only to be started first
     world = QemuWorld.of(IMAGE, lane.settings())
     try:
         world.start_kms()
@@ -91,41 +174,6 @@ def plain(patients: Patients) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(names, {INPUT: patients.measurements}), strict=True))
 
 
-# Runs inside the guest instead of the enclave: plain onnxruntime on the same model and rows, the outputs to the parent's CID.
-PLAIN = """
-import io, socket
-import numpy as np
-import onnxruntime
-session = onnxruntime.InferenceSession("/model.onnx", providers=["CPUExecutionProvider"])
-names = [output.name for output in session.get_outputs()]
-out = io.BytesIO()
-np.savez(out, **dict(zip(names, session.run(names, {"measurements": np.load("/rows.npy")}))))
-stream = socket.socket(socket.AF_VSOCK)
-stream.connect((3, 7777))
-stream.sendall(out.getvalue())
-"""
-
-
-def from_guest(run: Path, port: int, seconds: float = 120) -> bytes:
-    """Everything that the guest sends over one connection to CID 3."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(run / f"parent_{port}"))
-        listener.listen(1)
-        listener.settimeout(seconds)
-        connection, _ = listener.accept()
-        connection.settimeout(seconds)
-        with connection, connection.makefile("rb") as stream:
-            return stream.read()
-
-
-def plain_in_guest(patients: Patients) -> dict[str, np.ndarray]:
-    rows = io.BytesIO()
-    np.save(rows, patients.measurements)
-    overlay = [*lane.script("plain", PLAIN), cpio.file("rootfs/model.onnx", patients.onnx), cpio.file("rootfs/rows.npy", rows.getvalue())]
-    with lane.guest(overlay) as guest:
-        return dict(np.load(io.BytesIO(from_guest(guest.run, 7777))))
-
-
 def test_evidence_is_accepted_with_the_predicted_pcrs(world: QemuWorld) -> None:
     """A caller appraises the guest's document with PCR0-2 as `image measure` gives them for the file, PCR16 the owner's."""
 
@@ -138,7 +186,7 @@ def test_evidence_is_accepted_with_the_predicted_pcrs(world: QemuWorld) -> None:
     asyncio.run(ask())
 
 
-def test_predictions_equal_plain_onnxruntime(world: QemuWorld, patients: Patients, summary: dict[str, object]) -> None:
+def test_predictions_equal_plain_onnxruntime(world: QemuWorld, patients: Patients, summary: dict[str, object], others: Others) -> None:
     """Labels equal and scores within 1e-5 of plain onnxruntime here; bit for bit those of plain onnxruntime in the same guest."""
 
     async def ask() -> dict[str, np.ndarray]:
@@ -152,10 +200,10 @@ def test_predictions_equal_plain_onnxruntime(world: QemuWorld, patients: Patient
             summary["latency_ms_p50"] = round(1000 * statistics.median(seconds), 2)
             return answer.outputs
 
-    sealed, here, inside = asyncio.run(ask()), plain(patients), plain_in_guest(patients)
+    sealed, here, inside = asyncio.run(ask()), plain(patients), others[0].result()["outputs"]
     assert np.array_equal(sealed["label"], here["label"])
     assert np.allclose(sealed["probabilities"], here["probabilities"], atol=1e-5, rtol=0)
-    assert {name: value.tobytes() for name, value in sealed.items()} == {name: value.tobytes() for name, value in inside.items()}
+    assert {name: base64.b64encode(value.tobytes()).decode() for name, value in sealed.items()} == inside
 
 
 def test_a_mebibyte_both_ways(world: QemuWorld) -> None:
@@ -190,7 +238,7 @@ def test_another_image_or_owner_is_refused_by_the_caller(world: QemuWorld) -> No
     image = replace(values.measurements[0], pcr0=bytes(47) + b"\1")
     other = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
     for wrong in (replace(values, measurements=(image,)), replace(values, owner_key=other, pcr16=pcr16_of(other))):
-        with pytest.raises(AppraisalError):
+        with pytest.raises(EvidenceRefusedError):
             asyncio.run(connect_and_close(world, wrong))
 
 
@@ -200,59 +248,22 @@ async def connect_and_close(world: QemuWorld, values: object) -> None:
         pass
 
 
-# Starts the enclave as the image does and tells the parent what the kernel says of every process, until three are there.
-STATUS = """
-import json, os, socket, subprocess, time
-enclave = subprocess.Popen(["/usr/bin/python3", "-I", "-m", "enclave"])
-found = {}
-for _ in range(1200):
-    found = {}
-    for name in os.listdir("/proc"):
-        try:
-            with open(f"/proc/{name}/cmdline", "rb") as line, open(f"/proc/{name}/status") as status:
-                if name.isdigit() and int(name) != os.getpid() and b"enclave" in line.read():
-                    found[name] = status.read()
-        except OSError:
-            pass
-    if len([1 for text in found.values() if "Uid:\\t0" not in text]) >= int(open("/wanted").read()):
-        break
-    time.sleep(0.1)
-modes = {"/dev/nsm": oct(os.stat("/dev/nsm").st_mode & 0o777)}
-with open("/proc/mounts") as mounts:
-    modes["root"] = next(line for line in mounts if line.split()[1] == "/")
-limits = open(f"/proc/{enclave.pid}/limits").read()
-stream = socket.socket(socket.AF_VSOCK)
-stream.connect((3, 7777))
-stream.sendall(json.dumps({"server": enclave.pid, "status": found, "modes": modes, "limits": limits}).encode())
-"""
-
-
-def test_the_kernel_shows_no_privilege_kept(world: QemuWorld) -> None:
+def test_the_kernel_shows_no_privilege_kept(others: Others) -> None:
     """In the guest the server runs as 7001 and the zygote as 7002, with no capability, no_new_privs, no core; root is read-only."""
-    overlay = [*lane.script("watch", STATUS), cpio.file("rootfs/wanted", b"2")]
-    with lane.guest(overlay, state=world.state) as guest:
-        seen = json.loads(from_guest(guest.run, 7777))
+    seen = others[0].result()
     server = seen["status"].pop(str(seen["server"]))
     assert privileges.fault(server, 7001) is None
     assert seen["status"]
     assert [privileges.fault(status, 7002) for status in seen["status"].values()] == [None] * len(seen["status"])
-    assert seen["modes"]["/dev/nsm"] == "0o600"
-    assert "ro" in seen["modes"]["root"].split()[3].split(",")
+    assert seen["device"] == 0o600
+    assert "ro" in seen["root"].split()[3].split(",")
     core = next(line.split() for line in seen["limits"].splitlines() if line.startswith("Max core"))
     assert core[4:6] == ["0", "0"]
 
 
-def test_an_enclave_that_kept_its_privileges_stops(world: QemuWorld) -> None:
+def test_an_enclave_that_kept_its_privileges_stops(others: Others) -> None:
     """Where the server's own step is left out, the boot ends: PRIVILEGES_KEPT, told to the parent."""
-    package = "rootfs/usr/lib/python3/dist-packages/enclave"
-    source = Path(privileges.__file__).read_text().replace("    os.setresuid(", "    if uid != 7001: os.setresuid(")
-    overlay = [
-        cpio.file(f"{package}/privileges.py", source.encode()),
-        cpio.file(f"{package}/__pycache__/privileges.cpython-313.pyc", b""),
-    ]
-    with lane.guest(overlay, state=world.state) as guest:
-        frame = from_guest(guest.run, ports.STATUS)
-    assert frame[-4:] == bytes((0, 1, 0, 5))  # COLD, PRIVILEGES_KEPT
+    assert others[1].result()[-4:] == bytes((0, Stage.COLD, 0, BootFailure.PRIVILEGES_KEPT))
 
 
 def test_kms_refuses_another_image(world: QemuWorld) -> None:
