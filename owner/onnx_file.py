@@ -59,6 +59,10 @@ def _load(data: bytes) -> ModelProto:
         raise ModelRefusedError(Refusal.NOT_ONNX, "not an ONNX file") from None
     if not proto.graph.node or not proto.opset_import:
         raise ModelRefusedError(Refusal.NOT_ONNX, "not an ONNX file: no nodes or no operator set")
+    size = proto.ByteSize()
+    proto.DiscardUnknownFields()
+    if proto.ByteSize() != size:
+        raise ModelRefusedError(Refusal.NOT_ONNX, "fields that this onnx library does not know: the file is damaged, or newer than it")
     if proto.training_info:
         raise ModelRefusedError(Refusal.TRAINING, "the model carries a training graph; export it for inference")
     return proto

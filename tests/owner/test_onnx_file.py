@@ -3,7 +3,7 @@
 from pathlib import Path
 import pickle
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, TrainingInfoProto, helper
 import pytest
@@ -62,6 +62,7 @@ REFUSED: dict[str, tuple[bytes, Refusal]] = {
     "text": (b"# a model", Refusal.NOT_ONNX),
     "a graph without nodes": (graphs.model([]).SerializeToString(), Refusal.NOT_ONNX),
     "no operator set": (graphs.changed(lambda m: m.ClearField("opset_import")).SerializeToString(), Refusal.NOT_ONNX),
+    "a field that ONNX has not": (graphs.model().SerializeToString() + b"\xf8\x7f\x01", Refusal.NOT_ONNX),
     "training": (graphs.changed(lambda m: m.training_info.append(TrainingInfoProto())).SerializeToString(), Refusal.TRAINING),
     "a sequence as output": (_sequence().SerializeToString(), Refusal.NOT_A_TENSOR),
     "complex numbers": (graphs.model(inputs=[graphs.value("x", [1], TensorProto.COMPLEX64)]).SerializeToString(), Refusal.DATATYPE),
@@ -135,6 +136,7 @@ def test_external_data_without_a_place_is_refused(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=200), st.integers(0, 200))
 @settings(max_examples=200, deadline=None)
+@example(b"=\0\0\0\0", 151)
 def test_any_bytes_are_judged(data: bytes, keep: int) -> None:
     """Any bytes: a model that the enclave's intake takes too, or our error."""
     graph = graphs.model().SerializeToString()[:keep] + data
