@@ -5,9 +5,16 @@ import re
 from simulator.kms.call import Call
 from simulator.kms.errors import ErrorCode, KmsError
 from simulator.kms.keys import Key, KeyStore
+from simulator.kms.shapes import service_model
 
 _ARN = re.compile(r"arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12}):(?P<kind>key|alias)/(?P<name>[A-Za-z0-9/_-]+)")
 _ID = re.compile(r"(mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+
+
+def _malformed(operation: str) -> ErrorCode:
+    """AWS models InvalidArnException for some operations alone."""
+    modelled = {shape.name for shape in service_model().operation_model(operation).error_shapes}
+    return ErrorCode.INVALID_ARN if ErrorCode.INVALID_ARN.value in modelled else ErrorCode.VALIDATION
 
 
 def resolve(call: Call, store: KeyStore, key_id: str | None) -> Key:
@@ -22,7 +29,7 @@ def resolve(call: Call, store: KeyStore, key_id: str | None) -> Key:
     if text.startswith("arn:"):
         match = _ARN.fullmatch(text)
         if match is None or match["region"] != call.region:
-            raise KmsError(ErrorCode.INVALID_ARN if match is None else ErrorCode.NOT_FOUND, f"Invalid arn {call.region}")
+            raise KmsError(_malformed(call.operation) if match is None else ErrorCode.NOT_FOUND, f"Invalid arn {call.region}")
         if match["kind"] == "alias":
             raise KmsError(ErrorCode.NOT_FOUND, f"Alias {text} is not found.")
         arn = text
