@@ -52,5 +52,6 @@ def specs() -> list[ModelSpec]:
         _spec("bomb", bomb()[0], runtime=Runtime(memory_bytes=64 << 20)),
         _spec("types", every_type()),
         _spec("brain", identity("BF16")[0]),
+        _spec("cancer", identity("FP32", (-1, 30))[0]),
         _spec("two", double_sum()[0], isolation="inline"),
     ]
