@@ -151,11 +151,11 @@ qemu-test qemu-topology qemu-pcr: export BASE_MOVED = accept
 lanes: qemu-test
 
 qemu-test: image qemu
-	CLOISTER_KERNEL=$(KERNEL) $(PYTEST) tests/qemu/lane_vsock.py tests/qemu/lane_image.py $(TEST_ARGUMENTS)
+	CLOISTER_KERNEL=$(KERNEL) CLOISTER_IMAGE=$(CURDIR)/$(IMAGE)/enclave.eif $(PYTEST) tests/qemu/lane_vsock.py tests/qemu/lane_image.py $(TEST_ARGUMENTS)
 	@cat $(IMAGE)/qemu-test.json
 
 qemu-topology: image qemu
-	CLOISTER_KERNEL=$(KERNEL) $(PYTEST) tests/qemu/lane_topology.py $(TEST_ARGUMENTS)
+	CLOISTER_KERNEL=$(KERNEL) CLOISTER_IMAGE=$(CURDIR)/$(IMAGE)/enclave.eif $(PYTEST) tests/qemu/lane_topology.py $(TEST_ARGUMENTS)
 
 qemu-pcr: image kernel-own qemu
 	sh simulator/qemu/pcr_machine.sh build/qemu-pcr
