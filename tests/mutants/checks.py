@@ -74,7 +74,7 @@ def _sites(node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
             yield only, ast.Pass()
         case ast.Expr(value=ast.Call() as call) if CHECKING.match(_call_name(call)):
             yield node, ast.Pass()
-        case ast.Expr(value=ast.Yield() | ast.YieldFrom()):
+        case ast.Expr(value=ast.Yield(value=ast.Call(func=ast.Name()))):
             yield node, ast.Pass()
         case ast.Return(value=ast.BoolOp(op=op) as test):
             for value in test.values:
