@@ -18,10 +18,34 @@ def _token(listener: Listener | None) -> str | None:
     return None if listener is None or listener.token_file is None else read_token(listener.token_file.read_bytes())
 
 
-def _identity(config: Config) -> CallerIdentity | None:
-    if config.credential is None or config.caller_key is None:
-        return None
-    return load_identity(config.credential, config.caller_key)
+class Identity:
+    """The identity in two files, and again whenever one of them was replaced: credentials live for hours."""
+
+    def __init__(self, config: Config) -> None:
+        self._files = () if config.credential is None or config.caller_key is None else (config.credential, config.caller_key)
+        self._seen: tuple[tuple[int, int], ...] = ()
+
+    def renewed(self) -> CallerIdentity | None:
+        """The identity, if the files are others than last time and belong together; half-written ones are looked at again."""
+        try:
+            found = self._stamps()
+            if found == self._seen:
+                return None
+            identity = load_identity(*self._files)
+        except (IdentityError, OSError):
+            return None
+        self._seen = found
+        return identity
+
+    def load(self) -> CallerIdentity | None:
+        """The identity, None where the file names none. Raises: IdentityError, OSError."""
+        if not self._files:
+            return None
+        self._seen = self._stamps()
+        return load_identity(*self._files)
+
+    def _stamps(self) -> tuple[tuple[int, int], ...]:
+        return tuple((status.st_mtime_ns, status.st_ino) for status in (file.stat() for file in self._files))
 
 
 def _settings(path: Path, context: Context) -> Settings:
@@ -29,11 +53,12 @@ def _settings(path: Path, context: Context) -> Settings:
     config = parse_config(path.read_bytes(), path.absolute().parent)
     data = config.reference_values.read_bytes()
     values = reference_values.parse(data) if config.owner_key is None else reference_values.open_signed(data, owner_key=config.owner_key)
+    identity = Identity(config)
     target = Target(
         endpoint=config.endpoint,
         reference_values=values,
         roots=context.roots,
-        identity=_identity(config),
+        identity=identity.load(),
         sessions=config.sessions,
         repeatable=config.repeatable,
     )
@@ -46,6 +71,7 @@ def _settings(path: Path, context: Context) -> Settings:
         request_seconds=config.request_seconds,
         request_bytes=config.request_bytes,
         banner=context.heading,
+        renewed=identity.renewed,
     )
 
 

@@ -1,7 +1,8 @@
 """A small pool of attested sessions to one appliance: replaced before they end, re-attested after the enclave was replaced."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,6 +17,7 @@ from wire.errors import Code
 from wire.message import Message
 from wire.record import Octets
 
+DRAIN_SECONDS = 60.0
 PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -50,9 +52,19 @@ class Appliance:
         self.target = target
         self.verdict: Verdict | None = None
         self._metrics = metrics
-        opening = Opening(endpoint=target.endpoint, judge=self._judge, identity=target.identity, answer_bytes=target.answer_bytes)
-        self._clients = [Client(opening) for _ in range(target.sessions)]
-        self._busy = [0] * target.sessions
+        self._pool = self._new(target.identity)
+        self._old: set[asyncio.Task[None]] = set()
+
+    def _new(self, identity: CallerIdentity | None) -> "_Pool":
+        opening = Opening(endpoint=self.target.endpoint, judge=self._judge, identity=identity, answer_bytes=self.target.answer_bytes)
+        return _Pool([Client(opening) for _ in range(self.target.sessions)])
+
+    def renew(self, identity: CallerIdentity) -> None:
+        """Call as `identity` from now on, on sessions of its own; requests under way are answered on the old ones."""
+        old, self._pool = self._pool, self._new(identity)
+        task = asyncio.get_running_loop().create_task(old.drain())
+        self._old.add(task)
+        task.add_done_callback(self._old.discard)
 
     def _judge(self, body: bytes, nonce: bytes) -> AttestationResult:
         now = datetime.now(UTC)
@@ -96,14 +108,44 @@ class Appliance:
         return True
 
     async def _once(self, path: str, body: Octets, parts: Sequence[Octets], seconds: float) -> Message:
-        at = min(range(len(self._busy)), key=self._busy.__getitem__)
-        self._busy[at] += 1
-        try:
-            message, _ = await self._clients[at].call(path, bytes(body), parts, seconds=seconds, repeatable=self.target.repeatable)
-        finally:
-            self._busy[at] -= 1
+        with self._pool.client() as client:
+            message, _ = await client.call(path, bytes(body), parts, seconds=seconds, repeatable=self.target.repeatable)
         return message
 
     async def close(self) -> None:
         """End every session in an orderly way."""
+        await asyncio.gather(self._pool.close(), *self._old)
+
+
+class _Pool:
+    """Clients of one identity, each with its open requests counted."""
+
+    def __init__(self, clients: list[Client]) -> None:
+        self._clients = clients
+        self._busy = [0] * len(clients)
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Client]:
+        """The one with the fewest open requests."""
+        at = min(range(len(self._busy)), key=self._busy.__getitem__)
+        self._busy[at] += 1
+        self._idle.clear()
+        try:
+            yield self._clients[at]
+        finally:
+            self._busy[at] -= 1
+            if not any(self._busy):
+                self._idle.set()
+
+    async def drain(self) -> None:
+        """Close when nothing is open any more, or after a minute."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._idle.wait()
+        await self.close()
+
+    async def close(self) -> None:
+        """End every session."""
         await asyncio.gather(*(client.close() for client in self._clients))

@@ -11,6 +11,7 @@ import stat
 
 from grpc import aio
 
+from cloister.session import CallerIdentity
 from cloister.sidecar import grpc_door
 from cloister.sidecar.access import Access
 from cloister.sidecar.appliance import Appliance, Target
@@ -22,6 +23,7 @@ from wire.endpoint import Tcp, Unix
 
 BACKLOG = 128
 DRAIN_SECONDS = 10.0
+RENEW_SECONDS = 10.0
 SOCKET_MODE_MASK = 0o177
 
 
@@ -35,7 +37,8 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What `serve` needs. `banner`: shown over the verdict page where evidence is not judged under AWS's root."""
+    """What `serve` needs. `renewed` gives a new identity when there is one (asked on a thread, every ten seconds); `banner` is
+    shown over the verdict page where evidence is not judged under AWS's root."""
 
     target: Target
     http: Listener | None = None
@@ -45,6 +48,7 @@ class Settings:
     request_seconds: float = 60.0
     request_bytes: int = 72 << 20
     banner: str | None = None
+    renewed: Callable[[], CallerIdentity | None] = lambda: None
 
 
 def _remove_stale(path: str) -> None:
@@ -142,7 +146,13 @@ async def serve(settings: Settings, opened: Callable[[Opened], None], ended: asy
             grpc_server, target = await _grpc(settings, settings.grpc, grpc_service)
             stack.push_async_callback(grpc_server.stop, DRAIN_SECONDS)
         opened(Opened(http=url, grpc=target))
-        await ended.wait()
+        while not ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_SECONDS):
+                    await ended.wait()
+            identity = await asyncio.to_thread(settings.renewed)
+            if identity is not None:
+                appliance.renew(identity)
 
 
 async def _end_http(server: asyncio.Server, door: Door, at: Unix | Tcp) -> None:

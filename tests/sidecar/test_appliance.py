@@ -15,14 +15,17 @@ from typing import Any
 
 import pytest
 
-from cloister.errors import EvidenceRefusedError, UnreachableError
+from cloister.command.sidecar import Identity
+from cloister.errors import EvidenceRefusedError, RequestRefusedError, UnreachableError
+from cloister.identity import write_key
 from cloister.sidecar.appliance import Appliance, Target
-from cloister.sidecar.config import Listener
+from cloister.sidecar.config import Listener, parse_config
 from cloister.sidecar.metrics import Metrics
 from cloister.sidecar.serve import Settings, serve
 from tests.sidecar import appliance_models
 from tests.sidecar.conftest import TOKEN, Running, Sidecar, target_of
 from wire.endpoint import Tcp, Unix, parse
+from wire.errors import Code
 
 BODY = json.dumps({"inputs": [{"name": n, "datatype": "FP32", "shape": [1], "data": [1]} for n in "ab"]}).encode()
 
@@ -214,6 +217,54 @@ def _more(found: list[Any], count: int) -> None:
         if time.monotonic() > end:
             raise TimeoutError
         time.sleep(0.01)
+
+
+def test_a_renewed_credential_is_used(serving: appliance_models.Serving, target: Target) -> None:
+    """After a renewal requests go as the new caller; one under way is answered on the old session."""
+    narrow = serving.world.owner.identity(models=("spin",))
+
+    async def run() -> list[Any]:
+        appliance = Appliance(replace(target, identity=narrow, sessions=1), Metrics())
+        spin = json.dumps({"inputs": [{"name": "n", "datatype": "INT64", "shape": [], "data": [100_000]}]}).encode()
+        slow = asyncio.create_task(appliance.call("/v2/models/spin/infer", spin, seconds=20))
+        with pytest.raises(RequestRefusedError, check=lambda error: error.code is Code.MODEL_NOT_AUTHORISED):
+            await appliance.call("/v2/models/sum/infer", BODY, seconds=20)
+        appliance.renew(serving.world.owner.identity(models=serving.names))
+        found = [await appliance.call("/v2/models/sum/infer", BODY, seconds=20), await slow]
+        await appliance.close()
+        return [json.loads(bytes(message.json))["outputs"][0]["data"] for message in found]
+
+    assert asyncio.run(run()) == [[2.0], [100_000]]
+
+
+def test_identity_files_are_read_again_when_they_change(serving: appliance_models.Serving, tmp_path: Path) -> None:
+    """A replaced credential and key are a new identity, once; half-written ones are not, until they belong together."""
+    one, two = (serving.world.owner.identity(models=serving.names) for _ in range(2))
+    (tmp_path / "credential").write_bytes(one.credential)
+    write_key(tmp_path / "key.pem", one.key)
+    text = """
+[appliance]
+endpoint = "tcp:a:1"
+reference_values = "v"
+credential = "credential"
+caller_key = "key.pem"
+[http]
+listen = "unix:h"
+"""
+    files = Identity(parse_config(text.encode(), tmp_path))
+    first = files.load()
+    assert first is not None
+    assert first.credential == one.credential
+    assert files.renewed() is None
+    (tmp_path / "credential").write_bytes(two.credential)
+    assert files.renewed() is None
+    (tmp_path / "key.pem").unlink()
+    assert files.renewed() is None
+    write_key(tmp_path / "key.pem", two.key)
+    second = files.renewed()
+    assert second is not None
+    assert second.credential == two.credential
+    assert files.renewed() is None
 
 
 class UnixConnection(http.client.HTTPConnection):
