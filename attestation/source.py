@@ -36,10 +36,7 @@ def decode(data: bytes) -> bytes:
 def root(data: bytes, partition: str) -> Root:
     """The trust anchor that is pinned by this certificate, PEM or DER. Raises ValueError for anything else."""
     try:
-        if b"-----BEGIN" in data:
-            certificates = x509.load_pem_x509_certificates(data)
-        else:
-            certificates = [x509.load_der_x509_certificate(data)]
+        certificates = x509.load_pem_x509_certificates(data) if b"-----BEGIN" in data else [x509.load_der_x509_certificate(data)]
         ders = [certificate.public_bytes(Encoding.DER) for certificate in certificates]
     except Exception:  # noqa: BLE001 - only calls of `cryptography` stand above
         raise ValueError("not a certificate, PEM or DER") from None
