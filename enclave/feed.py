@@ -14,7 +14,8 @@ from wire.errors import WireError
 from wire.frame import HEADER_BYTES, parse_header
 
 ANSWER_SECONDS = 60.0  # for one whole answer but a range's, whose every chunk has it anew
-RANGE_BYTES_MAX = 1 << 30
+PACE_BYTES = 1 << 20  # per second, the least that a feed must bring of a range
+RESUMES_MAX = 16  # connections that may break within one range
 
 
 class FeedUnavailable(Exception):
@@ -82,17 +83,38 @@ def credentials(dial: Dial) -> feed.AwsCredentials:
         raise FeedUnavailable("the parent's credentials are malformed") from None
 
 
-def ranges(dial: Dial, sha256: bytes, offset: int, length: int) -> Iterator[memoryview]:
-    """The bytes of an artifact's range in chunks of at most 1 MiB, each valid until the next. Raises: FeedUnavailable."""
+def _range(dial: Dial, sha256: bytes, offset: int, length: int, buffer: bytearray, end: float) -> Iterator[memoryview]:
     request = feed.encode_get_range(feed.GetRange(sha256=sha256, offset=offset, length=length))
-    buffer = bytearray(feed.CHUNK_MAX)
     with _asked(dial, request) as stream:
         while length:
+            if time.monotonic() >= end:
+                raise FeedUnavailable("the parent's answer took too long")
             chunk = _answer(stream, feed.FeedType.CHUNK, buffer)
             if len(chunk) > length:
                 raise FeedUnavailable("the parent sent more than the range")
             length -= len(chunk)
             yield chunk
+
+
+def ranges(dial: Dial, sha256: bytes, offset: int, length: int) -> Iterator[memoryview]:
+    """The bytes of an artifact's range in chunks of at most 1 MiB, each valid until the next. Raises: FeedUnavailable.
+
+    A stream that broke after it had brought something is asked for again from there, RESUMES_MAX times in all; a feed
+    slower than PACE_BYTES a second, whatever it sends, is given up.
+    """
+    end = time.monotonic() + ANSWER_SECONDS + length / PACE_BYTES
+    buffer = bytearray(feed.CHUNK_MAX)
+    for attempt in range(RESUMES_MAX + 1):
+        before = length
+        try:
+            for chunk in _range(dial, sha256, offset, length, buffer, end):
+                offset, length = offset + len(chunk), length - len(chunk)
+                yield chunk
+        except FeedUnavailable:
+            if length == before or attempt == RESUMES_MAX:
+                raise
+        else:
+            return
 
 
 def report(dial: Dial, frame: bytes) -> None:
