@@ -7,87 +7,23 @@ so a caller that goes away leaves a worker that finishes and is then free again,
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-import contextlib
-from dataclasses import dataclass
-from enum import Enum, auto
-import mmap
 import os
-import socket
 
-from enclave.channel import (
-    ALIGNMENT,
-    MESSAGE_MAX,
-    Answer,
-    BrokenWorkerError,
-    Request,
-    Slot,
-    encode_request,
-    parse_answer,
-    parse_ready,
-    place,
-)
+from enclave.channel import MESSAGE_MAX, BrokenWorkerError, Request, encode_request, parse_answer, parse_ready
+from enclave.crew import Hand, State, check_output, hire, read, write
 from enclave.errors import ModelError, RequestError, WorkersGoneError
-from enclave.memory import area, constant
+from enclave.memory import constant
 from enclave.tensor import TensorView
 from enclave.worker import Description
 from enclave.zygote import Zygote
 from wire.errors import BootFailure, Code
-from wire.manifest_values import Model, Tensor
-from wire.tensor import ITEM_BYTES, TENSORS_MAX, elements, fits
+from wire.manifest_values import Model
 
 WAITING_MAX = 256
 LOAD_SECONDS = 600
 RESPAWN_SECONDS = (0.0, 0.1, 0.5, 2.0, 10.0)
 # So many workers in a row that did not load: requests are refused at once instead of waiting.
 FAILURES_MAX = 3
-# Copies larger than this are cut, so that the loop serves others in between.
-COPY_BYTES = 4 << 20
-
-
-class _State(Enum):
-    LOADING = auto()
-    IDLE = auto()
-    BUSY = auto()
-    DEAD = auto()
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Worker:
-    number: int
-    channel: socket.socket
-    inputs: mmap.mmap
-    outputs: mmap.mmap
-    state: _State = _State.LOADING
-    request: Request | None = None
-    answer: asyncio.Future[Answer] | None = None
-    timer: asyncio.TimerHandle | None = None
-    late: bool = False
-
-    @property
-    def dead(self) -> bool:
-        return self.state is _State.DEAD
-
-    def stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-
-async def _copy(target: memoryview, source: memoryview) -> None:
-    for at in range(0, len(source), COPY_BYTES):
-        if at:
-            await asyncio.sleep(0)
-        target[at : at + COPY_BYTES] = source[at : at + COPY_BYTES]
-
-
-def check_output(tensor: Tensor, slot: Slot) -> None:
-    """That an untrusted worker's output has the signature's shape, and the length of that. Raises: BrokenWorkerError."""
-    count = elements(slot.shape)
-    if count is None or not fits(slot.shape, tensor.shape):
-        raise BrokenWorkerError("an output's shape is not the signature's")
-    size = ITEM_BYTES[tensor.datatype]
-    if (slot.length != count * size) if size else (slot.length < 4 * count):
-        raise BrokenWorkerError("an output's length is not its shape's")
 
 
 class WorkerPool:
@@ -100,9 +36,9 @@ class WorkerPool:
         self._sources = (constant("description", description.encode()), constant("graph", graph))
         self._zygote = zygote
         self._on_lost = on_lost
-        self._workers: list[_Worker] = []
-        self._idle: list[_Worker] = []
-        self._waiting: deque[asyncio.Future[_Worker]] = deque()
+        self._workers: list[Hand] = []
+        self._idle: list[Hand] = []
+        self._waiting: deque[asyncio.Future[Hand]] = deque()
         self._failures = 0
         self._number = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -110,7 +46,7 @@ class WorkerPool:
 
     def start(self) -> None:
         """Start the workers and wait until each has loaded the model (blocking; boot only). Raises: ModelError, WorkersGoneError."""
-        self._workers = [self._spawn() for _ in range(self.model.runtime.workers)]
+        self._workers = [hire(self._zygote, self.model.runtime, self._sources) for _ in range(self.model.runtime.workers)]
         for worker in self._workers:
             worker.channel.settimeout(LOAD_SECONDS)
             try:
@@ -120,13 +56,13 @@ class WorkerPool:
             if failure is not None:
                 raise ModelError(failure)
             worker.channel.setblocking(False)
-            worker.state = _State.IDLE
+            worker.state = State.IDLE
         self._idle = list(self._workers)
 
     @property
     def ready(self) -> bool:
         """Whether a worker has the model loaded."""
-        return any(worker.state in (_State.IDLE, _State.BUSY) for worker in self._workers)
+        return any(worker.state in (State.IDLE, State.BUSY) for worker in self._workers)
 
     def close(self) -> None:
         """End every worker; who waits is refused."""
@@ -153,30 +89,12 @@ class WorkerPool:
             raise RuntimeError("a model belongs to one event loop")
         return loop
 
-    def _spawn(self) -> _Worker:
-        """Raises: OSError, WorkersGoneError."""
-        runtime = self.model.runtime
-        slack = ALIGNMENT * TENSORS_MAX
-        number, channel = self._zygote.spawn()
-        with contextlib.ExitStack() as stack:
-            descriptors = []
-            for name, length in (("inputs", runtime.request_bytes), ("outputs", runtime.answer_bytes)):
-                descriptors.append(area(name, length + slack))
-                stack.callback(os.close, descriptors[-1])
-            inputs, outputs = (mmap.mmap(descriptor, 0) for descriptor in descriptors)
-            with contextlib.suppress(OSError):  # it died at once; the reader of its channel finds out
-                socket.send_fds(channel, [b"\0"], [*self._sources, *descriptors])
-        return _Worker(number=number, channel=channel, inputs=inputs, outputs=outputs)
-
-    def _end(self, worker: _Worker) -> None:
-        worker.state = _State.DEAD
+    def _end(self, worker: Hand) -> None:
+        worker.state = State.DEAD
         worker.stop_timer()
         if self._loop is not None:
             self._loop.remove_reader(worker.channel)
-        worker.channel.close()
-        for shared in (worker.inputs, worker.outputs):
-            with contextlib.suppress(BufferError):  # a copy is under way; the last view of it closes the area
-                shared.close()
+        worker.close()
         self._zygote.kill(worker.number)
         self._workers.remove(worker)
         if worker in self._idle:
@@ -184,11 +102,11 @@ class WorkerPool:
         if worker.answer is not None and not worker.answer.done():
             worker.answer.set_exception(RequestError(Code.DEADLINE_EXPIRED if worker.late else Code.WORKER_LOST))
 
-    def _lose(self, worker: _Worker) -> None:
+    def _lose(self, worker: Hand) -> None:
         """A worker died, broke the rules or is late: end it, start another after a pause that grows with failures to load."""
-        if worker.state is _State.DEAD or self._loop is None:
+        if worker.state is State.DEAD or self._loop is None:
             return
-        if worker.state is _State.LOADING:
+        if worker.state is State.LOADING:
             self._failures += 1
         self._end(worker)
         self._on_lost()
@@ -202,7 +120,7 @@ class WorkerPool:
         if self._closed or self._loop is None:
             return
         try:
-            worker = self._spawn()
+            worker = hire(self._zygote, self.model.runtime, self._sources)
         except WorkersGoneError:
             return  # `ModelHost.watch` tells that there is nothing to fork from any more
         except OSError:
@@ -214,28 +132,28 @@ class WorkerPool:
         worker.timer = self._loop.call_later(LOAD_SECONDS, self._lose, worker)
         self._loop.add_reader(worker.channel, self._readable, worker)
 
-    def _readable(self, worker: _Worker) -> None:
+    def _readable(self, worker: Hand) -> None:
         try:
             data = worker.channel.recv(MESSAGE_MAX)
             match worker.state:
-                case _State.LOADING:
+                case State.LOADING:
                     self._loaded(worker, parse_ready(data))
-                case _State.BUSY:
+                case State.BUSY:
                     self._answered(worker, data)
-                case _State.IDLE | _State.DEAD:
+                case State.IDLE | State.DEAD:
                     raise BrokenWorkerError("a message that nobody asked for")
         except BlockingIOError:
             return
         except (OSError, BrokenWorkerError):
             self._lose(worker)
 
-    def _loaded(self, worker: _Worker, failure: BootFailure | None) -> None:
+    def _loaded(self, worker: Hand, failure: BootFailure | None) -> None:
         if failure is not None:
             raise BrokenWorkerError("a model that loaded before does not load again")
         self._failures = 0
         self._free(worker)
 
-    def _answered(self, worker: _Worker, data: bytes) -> None:
+    def _answered(self, worker: Hand, data: bytes) -> None:
         if worker.request is None or worker.answer is None:
             raise BrokenWorkerError("an answer before its request was sent")
         answer = parse_answer(data, request=worker.request, inputs=len(self.model.inputs), area=len(worker.outputs))
@@ -249,32 +167,32 @@ class WorkerPool:
         else:
             worker.answer.set_result(answer)
 
-    def _free(self, worker: _Worker) -> None:
-        if worker.state is _State.DEAD:
+    def _free(self, worker: Hand) -> None:
+        if worker.state is State.DEAD:
             return
         worker.stop_timer()
         worker.request = worker.answer = None
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                worker.state = _State.BUSY
+                worker.state = State.BUSY
                 waiter.set_result(worker)
                 return
-        worker.state = _State.IDLE
+        worker.state = State.IDLE
         self._idle.append(worker)
 
-    async def _take(self, deadline: float | None) -> _Worker:
+    async def _take(self, deadline: float | None) -> Hand:
         """A worker for the caller alone, now or when one is free. Raises: RequestError."""
         loop = self._attached()
         if self._closed or (self._failures >= FAILURES_MAX and not self.ready):
             raise RequestError(Code.MODEL_NOT_READY)
         if self._idle:
             worker = self._idle.pop()
-            worker.state = _State.BUSY
+            worker.state = State.BUSY
             return worker
         if len(self._waiting) >= WAITING_MAX:
             raise RequestError(Code.BUSY)
-        waiter: asyncio.Future[_Worker] = loop.create_future()
+        waiter: asyncio.Future[Hand] = loop.create_future()
         self._waiting.append(waiter)
         patience = loop.time() + self.model.runtime.seconds
         taken = False
@@ -296,7 +214,7 @@ class WorkerPool:
         """The wanted outputs for inputs in the signature's order; `deadline` in the loop's time. Raises: RequestError."""
         worker = await self._take(deadline)
         try:
-            request = await self._write(worker, inputs, wanted)
+            slots = await write(worker, inputs)
         except BaseException:
             self._free(worker)
             raise
@@ -304,7 +222,8 @@ class WorkerPool:
             raise RequestError(Code.WORKER_LOST)
         loop = asyncio.get_running_loop()
         future = worker.answer = loop.create_future()
-        worker.request = request
+        self._number = (self._number + 1) & 0xFFFFFFFF
+        request = worker.request = Request(number=self._number, inputs=slots, outputs=tuple(wanted))
         worker.timer = loop.call_later(self.model.runtime.seconds, self._overdue, worker)
         try:
             worker.channel.send(encode_request(request))
@@ -317,36 +236,13 @@ class WorkerPool:
                 raise RequestError(Code.WORKER_LOST)
             if answer.code is not Code.OK:
                 raise RequestError(answer.code, "" if answer.input is None else f"{inputs[answer.input].path}.data")
-            return [await self._read(worker, at, slot) for at, slot in zip(wanted, answer.outputs, strict=True)]
+            return [await read(worker, self.model.outputs[at], slot) for at, slot in zip(wanted, answer.outputs, strict=True)]
         except TimeoutError:
             raise RequestError(Code.DEADLINE_EXPIRED) from None
         finally:
             if future.done() and not future.cancelled():
                 self._free(worker)  # otherwise it is free when it has answered
 
-    def _overdue(self, worker: _Worker) -> None:
+    def _overdue(self, worker: Hand) -> None:
         worker.late = True
         self._lose(worker)
-
-    async def _write(self, worker: _Worker, inputs: Sequence[TensorView], wanted: Sequence[int]) -> Request:
-        offsets, length = place([len(tensor.data) for tensor in inputs])
-        if length > len(worker.inputs):
-            raise RequestError(Code.REQUEST_TOO_LARGE)
-        with memoryview(worker.inputs) as target:
-            for offset, tensor in zip(offsets, inputs, strict=True):
-                await _copy(target[offset : offset + len(tensor.data)], memoryview(tensor.data))
-        self._number = (self._number + 1) & 0xFFFFFFFF
-        slots = tuple(
-            Slot(offset=offset, length=len(tensor.data), shape=tensor.shape) for offset, tensor in zip(offsets, inputs, strict=True)
-        )
-        return Request(number=self._number, inputs=slots, outputs=tuple(wanted))
-
-    async def _read(self, worker: _Worker, at: int, slot: Slot) -> TensorView:
-        tensor = self.model.outputs[at]
-        with memoryview(worker.outputs) as area_, area_[slot.offset : slot.offset + slot.length] as source:
-            if slot.length <= COPY_BYTES:
-                data: bytes | bytearray = bytes(source)
-            else:
-                data = bytearray(slot.length)
-                await _copy(memoryview(data), source)
-        return TensorView(name=tensor.name, datatype=tensor.datatype, shape=slot.shape, data=data)
