@@ -87,6 +87,7 @@ class World:
     enclave: Enclave | None = None
     run: Path = field(init=False)
     _runs: int = 0
+    _archive: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def create(cls, tree: Path = TREE) -> "World":
@@ -147,8 +148,10 @@ class World:
             self.owner = Owner(state=self.state, feed=self.feed, kms_url=line)
 
     def archive(self) -> bytes:
-        """The enclave's code of this world's tree, packed."""
-        return hypervisor.pack(self.tree)
+        """The enclave's code of this world's tree, packed once: the tree may change while its world runs."""
+        if self._archive is None:
+            self._archive = hypervisor.pack(self.tree)
+        return self._archive
 
     def measured(self) -> Measurements:
         """What the enclave of this world's tree measures to."""
