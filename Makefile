@@ -175,3 +175,11 @@ load-sidecar: $(VENV)/installed
 bench-load: $(VENV)/installed
 	@mkdir -p build
 	@PYTHONPATH="$(CURDIR)" $(BIN)/python -P -m bench.load --json build/bench-load.json
+
+# The AWS CLI against the simulated KMS, its transcript in build/oracles/awscli.md; cfn-lint over every template.
+.PHONY: lane-aws
+lanes: lane-aws
+lane-aws: $(VENV)/installed
+	@mkdir -p $(ORACLES)
+	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) awscli cfn-lint
+	ORACLES=$(ORACLES) $(PYTEST) tests/lanes/aws.py $(TEST_ARGUMENTS)
