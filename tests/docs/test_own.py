@@ -1,7 +1,5 @@
-"""docs/own.md: its commands run in order, its tables are the code's."""
+"""docs/own.md and docs/kms-simulator.md say what the code does."""
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
 import json
 from pathlib import Path
 import re
@@ -10,72 +8,76 @@ import shlex
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import pytest
 
+from attestation.reference_values import render
+from attestation.values import ReferenceValues, pcr16_of
 from cloister.command.main import main
-from owner import keys
-from owner.errors import Refusal
-from simulator.kms.keys import new_key
-from tests.artifact import graphs
-from tests.enclave_kms import world as kms_world
-from tests.enclave_kms.world import OWNER_ACCOUNT, REGION, SEALER, World
-from wire.manifest import encryption_context
-from wire.onnx_profile import DATATYPES, DOMAINS
+from owner.key_policy_attack import Attack
+from owner.key_policy_lint import TEXTS
+from owner.policy_condition import known_key, known_operator
+from simulator.kms.service import MODELLED
+from tests.kms.world import MEASUREMENT
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "own.md").read_text(encoding="utf-8")
-PRIVATE = ("owner-key new", "manifest sign")
+DOCS = Path(__file__).parents[2] / "docs"
+OWN = (DOCS / "own.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "kms-simulator.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """A simulated KMS with a key that the sealer's role may encrypt under."""
-    made = kms_world.start(tmp_path / "world")
-    statement = {"Effect": "Allow", "Principal": {"AWS": SEALER}, "Action": "kms:Encrypt", "Resource": "*"}
-    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-    key = new_key(account=OWNER_ACCOUNT, region=REGION, policy=policy, description="", now=datetime.now(UTC))
-    made.server.kms.keys.put(key)
-    made.key_arn = key.arn
-    yield made
-    made.server.stop()
+def row(subject: str) -> list[str]:
+    """The cells of a row of the page's table."""
+    line = next(line for line in PAGE.splitlines() if line.startswith(f"| {subject} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def commands() -> list[str]:
-    """The lines of the document's shell blocks."""
-    return [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
-
-
-def test_the_commands_run_in_order(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a model file and an issuer's key every command of the document succeeds; the diff finds differences."""
-    access = kms_world.issued(world.state, SEALER)
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": access.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": access.secret_access_key,
-        "AWS_SESSION_TOKEN": access.session_token,
-        "AWS_ENDPOINT_URL_KMS": f"https://127.0.0.1:{world.server.port}",
-        "AWS_CA_BUNDLE": str(world.state / kms_world.CA),
-    }.items():
-        monkeypatch.setenv(name, value)
+def test_the_commands_of_the_walk_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The walk's key-policy commands run as printed, on reference values of a real owner key."""
+    owner_key = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key().public_bytes_raw()
+    values = ReferenceValues(measurements=(MEASUREMENT,), pcr16=pcr16_of(owner_key), min_sequence=1, owner_key=owner_key)
     monkeypatch.chdir(tmp_path)
-    Path("model.onnx").write_bytes(graphs.model().SerializeToString())
-    Path("issuer.pub").write_bytes(keys.public_pem(Ed25519PrivateKey.generate().public_key()))
-    Path("pass").write_text("several random words\n")
-    Path("pass").chmod(0o600)
-    for line in commands():
-        words = shlex.split(line.replace("$KEY_ARN", world.key_arn))
-        assert words[0] == "cloister"
-        more = ["--passphrase-file", "pass"] if any(verb in line for verb in PRIVATE) else []
-        assert int("manifest diff" in line) == main([*words[1:], *more]), line
+    Path("values.json").write_bytes(render(values))
+    arn = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    Path("metadata.json").write_text(json.dumps({"KeyMetadata": {"Arn": arn, "MultiRegion": False, "Origin": "AWS_KMS"}, "Grants": []}))
+    commands = [shlex.split(line) for line in re.findall(r"^ +cloister (key-policy .*)$", OWN, re.MULTILINE)]
+    assert [command[1] for command in commands] == ["generate", "simulate", "explain", "lint"]
+    for command in commands:
+        arguments = command[: command.index(">")] if ">" in command else command
+        assert main(arguments) == 0
+        if ">" in command:
+            Path(command[-1]).write_text(capsys.readouterr().out)
+            Path("deployed.json").write_text(Path(command[-1]).read_text())
 
 
-def test_the_refusals_are_the_codes() -> None:
-    """Every row of the table of refusals is one, the domains and datatypes are the profile's."""
-    rows = set(re.findall(r"^\| `([a-z-]+)` \| (?!`|SHA|the)", TEXT, re.MULTILINE))
-    assert rows <= {refusal.value for refusal in Refusal}
-    assert rows == {"pickle", "custom-operator", "outside-data", "not-a-tensor", "unknown-rank", "datatype", "training"}
-    for domain in DOMAINS - {""}:
-        assert f"`{domain}`" in TEXT
-    for name in set(DATATYPES.values()) - {"INT16", "INT32", "UINT16", "UINT32"}:
-        assert name in TEXT
+def test_every_file_that_the_walk_names_is_there() -> None:
+    """Templates and pages named in the walk exist."""
+    for name in re.findall(r"`(deploy/[a-z./-]+)`", OWN):
+        assert (DOCS.parent / name).is_file(), name
+    for text in (OWN, PAGE):
+        for name in re.findall(r"\]\(([a-z-]+\.md)\)", text):
+            assert (DOCS / name).is_file(), name
 
 
-def test_the_encryption_context_is_the_codes() -> None:
-    """The document names exactly the entries of the encryption context."""
-    assert set(encryption_context(bytes(32), "m", 1)) == set(re.findall(r"^\| `(cloister-\w+)` \|", TEXT, re.MULTILINE))
+def test_operations_and_operators_are_those_modelled() -> None:
+    """The page lists the operations that answer and the operators that are judged, all of them."""
+    assert set(row("Operations")[1].split(", ")) == MODELLED
+    operators, set_forms = row("Operators")[1].split("; ", 1)
+    assert all(known_operator(name) for name in operators.split(", "))
+    bases = ("StringEquals", "StringEqualsIgnoreCase", "StringLike", "ArnEquals", "ArnLike", "Bool", "Null")
+    negated = tuple(re.sub(r"^(String|Arn)", r"\1Not", name) for name in bases if name not in ("Bool", "Null"))
+    assert set(operators.split(", ")) == set(bases + negated)
+    assert "IfExists" in set_forms and "ForAnyValue" in set_forms
+
+
+def test_condition_keys_are_those_modelled() -> None:
+    """Each plain condition key that the page lists is one that the model vouches for; those it disclaims are not."""
+    modelled, disclaimed = row("Condition keys")[1:3]
+    plain = [
+        name
+        for name in re.findall(r"(?:kms|aws):[A-Za-z0-9:]+(?![A-Za-z0-9:]*[*{])", modelled)
+        if name not in ("kms:Grant", "aws:Via", "aws:Source")
+    ]
+    assert len(plain) >= 15 and all(known_key(name) for name in plain)
+    assert not [name for name in re.findall(r"aws:[A-Za-z]+", disclaimed) if known_key(name)]
+
+
+def test_every_attack_is_on_the_page() -> None:
+    """The attack table is the matrix, row by row."""
+    assert re.findall(r"^\| `([a-z0-9-]+)` \| (.*) \|$", PAGE, re.MULTILINE) == [(attack.value, TEXTS[attack]) for attack in Attack]
