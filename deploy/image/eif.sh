@@ -19,3 +19,11 @@ cloister() { # of this tree, wherever another one may be installed
 }
 cloister image build "$@" --out "$image/enclave.eif" --report "$image/report.json"
 cloister image measure "$image/enclave.eif" --json >"$image/measurements.json"
+"$python" - "$image/report.json" "$image/measurements.json" <<'EOF'
+import json
+import sys
+
+report, measured = (json.load(open(path))["pcrs"] for path in sys.argv[1:])
+if report != {f"PCR{index}": value for index, value in measured.items() if value is not None}:
+    sys.exit("the report and image measure disagree")
+EOF

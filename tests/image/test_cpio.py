@@ -121,9 +121,19 @@ def test_any_bytes_are_entries_or_our_error(data: bytes) -> None:
     unpacks(data)
 
 
-def test_write_streams_to_a_file(tmp_path: Path) -> None:
-    """`write` and `pack` give the same bytes."""
+def test_write_and_pack_give_the_same_bytes() -> None:
+    """`pack` is `write` into memory."""
     out = io.BytesIO()
     cpio.write(SAMPLE, out)
     assert out.getvalue() == cpio.pack(SAMPLE)
-    del tmp_path
+
+
+def test_a_file_over_the_limit_is_neither_written_nor_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte over, on either side."""
+    archive = cpio.pack([cpio.file("a", b"12345")])
+    monkeypatch.setattr(cpio, "ENTRY_MAX", 4)
+    with pytest.raises(ArchiveError):
+        cpio.pack([cpio.file("a", b"12345")])
+    assert not unpacks(archive)
+    monkeypatch.setattr(cpio, "ENTRY_MAX", 5)
+    assert unpacks(archive)
