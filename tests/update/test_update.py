@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cloister.api import connect
-from cloister.errors import UnreachableError
+from cloister.errors import CloisterError
 from simulator.hostile.small import INPUT, MODEL, OUTPUT, booted, canary, prepared, shift_model
 from simulator.owner import ModelSpec
 from simulator.world import World
@@ -21,6 +21,7 @@ from wire import ports
 
 OLD, NEW = 1.0, 1000.0
 CALLERS = 4
+PATIENCE = 150.0  # how long what must happen may take on a busy machine; nothing is asserted about time
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ class Load:
         while not self.stop.is_set():
             try:
                 await self.caller()
-            except UnreachableError:
+            except CloisterError:
                 await asyncio.sleep(0.05)
 
     async def until(self, added: float, requests: int) -> None:
@@ -101,7 +102,7 @@ def test_no_request_fails_while_a_model_is_updated(world: World) -> None:
 
     async def scene() -> Counter[float]:
         load = Load(world)
-        async with asyncio.timeout(60), asyncio.TaskGroup() as callers:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as callers:
             held = await connect(world.endpoint, load.values, identity=load.identity, roots=world.roots)
             for _ in range(CALLERS):
                 callers.create_task(load.caller())
@@ -131,7 +132,7 @@ def test_a_successor_that_does_not_boot_changes_nothing(world: World) -> None:
         envelope = bytearray((world.feed / "manifest.cose").read_bytes())
         envelope[-1] ^= 1
         (world.feed / "manifest.cose").write_bytes(envelope)
-        async with asyncio.timeout(60), asyncio.TaskGroup() as callers:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as callers:
             callers.create_task(load.caller())
             old = await asyncio.to_thread(start_beside, world)
             refused = await asyncio.to_thread(world.wait_stopped)
@@ -153,10 +154,10 @@ def test_with_one_enclaves_memory_there_is_a_gap(world: World) -> None:
         load = Load(world)
         publish(world)
         world.stop_enclave()
-        with pytest.raises(UnreachableError):
+        with pytest.raises(CloisterError):
             await connect(load.endpoint, load.values, identity=load.identity, roots=world.roots)
         await asyncio.to_thread(start_beside, world)
-        async with asyncio.timeout(60), asyncio.TaskGroup() as callers:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as callers:
             callers.create_task(load.patient())
             await load.until(NEW, 1)
             load.stop.set()
