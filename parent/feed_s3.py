@@ -99,7 +99,7 @@ class _Bucket:
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name, Range=f"bytes={offset}-{end - 1}")
             with answer["Body"] as body:
-                while offset < end and time.monotonic() < deadline:
+                while time.monotonic() < deadline:
                     data = body.read(min(READ_BYTES, end - offset))
                     if not data:
                         break

@@ -83,6 +83,8 @@ def test_other_contents_are_refused(tmp_path: Path, file: Path) -> None:
     for data in (plain, other, good[:100], b"", b"text", good + b"\n" * keys.FILE_MAX):
         with pytest.raises(KeyFileError):
             keys.read_private(written(tmp_path / "other", data), PASSPHRASE)
+    with pytest.raises(KeyFileError, match="no encrypted private key"):
+        keys.read_private(written(tmp_path / "other", plain), PASSPHRASE)
     with pytest.raises(KeyFileError, match="wrong passphrase"):
         keys.read_private(file, PASSPHRASE + b".")
 

@@ -10,7 +10,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from botocore.exceptions import ReadTimeoutError, ResponseStreamingError
+from botocore.exceptions import ClientError, ReadTimeoutError, ResponseStreamingError
 import pytest
 
 from parent import feed_s3
@@ -236,6 +236,36 @@ def test_what_is_not_there(s3: Any, tmp_path: Path, name: str, reason: FeedError
 
     run(lambda: S3Source(Between(s3), BUCKET, "p", tmp_path / "cache", bounds=BOUNDS), work)
     assert not (tmp_path / "cache").exists()
+
+
+class Refusing(Between):
+    """Answers every GET with an HTTP error."""
+
+    def __init__(self, client: Any, status: int) -> None:
+        super().__init__(client)
+        self.status = status
+
+    def get_object(self, **asked: Any) -> Any:
+        """The error."""
+        self.asked.append(asked["Range"])
+        answer = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": self.status}}
+        raise ClientError(answer, "GetObject")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (503, 3)])
+def test_only_what_may_pass_is_tried_again(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, attempts: int) -> None:
+    """A refusal is final; the service's own trouble is tried again after growing waits."""
+    slept: list[float] = []
+    monkeypatch.setattr(feed_s3, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=slept.append))
+    between = Refusing(s3, status)
+    bounds = Bounds(piece_bytes=len(DATA), parallel=1, attempts=3, pause_seconds=0.2)
+
+    async def work(source: S3Source) -> None:
+        with pytest.raises(SourceError):
+            await fetched(source)
+
+    run(lambda: S3Source(between, BUCKET, "p", tmp_path, bounds=bounds), work)
+    assert (attempts, [0.2, 0.4][: attempts - 1]) == (len(between.asked), slept)
 
 
 def test_a_manifest_is_bounded(s3: Any, tmp_path: Path) -> None:
