@@ -124,7 +124,6 @@ class _Download:
         self._path = path
         self._part = path.with_name(f".{path.name}.part")
         self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._descriptor, length)
         self._done: set[int] = set()
         self._changed = asyncio.Event()
         self.task = self._start()
