@@ -195,6 +195,41 @@ def test_enclave_stopped(sturdy: World) -> None:
     run(work())
 
 
+def test_enclave_told_to_end(sturdy: World) -> None:
+    """An enclave that is told to end answers what is under way, then says goodbye and ends well; the next one serves."""
+
+    async def work() -> None:
+        async with await caller(sturdy) as client:
+            connection = client._current.connection if client._current is not None else None
+            assert sturdy.enclave is not None and connection is not None
+            under_way = asyncio.create_task(client.infer("spin", {"n": np.array(3 * 10**5)}, timeout=DEADLINE))
+            await works(client)
+            sturdy.enclave.process.terminate()
+            assert 3 * 10**5 == (await under_way).outputs["count"]
+            assert 0 == await asyncio.to_thread(sturdy.enclave.process.wait, 20)
+            assert Code.SHUTTING_DOWN is connection.ended
+            await asyncio.to_thread(faults.restart_enclave, sturdy)
+            await works(client)
+
+    run(work())
+
+
+def test_parent_told_to_end(sturdy: World) -> None:
+    """A parent that is told to end lets the request under way come through."""
+
+    async def work() -> None:
+        async with await caller(sturdy) as client:
+            assert sturdy.parent is not None
+            under_way = asyncio.create_task(client.infer("spin", {"n": np.array(3 * 10**5)}, timeout=DEADLINE))
+            await works(client)
+            sturdy.parent.popen.terminate()
+            assert 3 * 10**5 == (await under_way).outputs["count"]
+        assert 0 == await asyncio.to_thread(sturdy.parent.popen.wait, 20)
+        await asyncio.to_thread(faults.restart_parent, sturdy)
+
+    run(work())
+
+
 def test_kms_away_at_boot(sturdy: World) -> None:
     """A boot waits for KMS and goes on when it comes; the parent may come and go meanwhile."""
     assert sturdy.kms is not None
