@@ -61,7 +61,7 @@ class DecodedAnswer:
 def datatype_of(array: NDArray[Any] | Raw) -> str:
     """The v2 datatype of an array. Raises ValueError where the protocol has none."""
     if isinstance(array, Raw):
-        if array.datatype not in ITEM_BYTES or (array.datatype == "BF16" and array.array.dtype.itemsize != 2):
+        if ITEM_BYTES.get(array.datatype) not in (0, array.array.dtype.itemsize):
             raise ValueError(f"no such datatype, or not its size: {array.datatype}")
         return array.datatype
     if array.dtype.kind in "OSU":

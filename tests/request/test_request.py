@@ -243,9 +243,10 @@ def test_texts_are_bytes_elements() -> None:
     one = model((tensor("x", "BYTES"),), (tensor("y", "BYTES"),))
     root = {"inputs": [{"name": "x", "shape": [2], "datatype": "BYTES", "data": ["é", ""]}]}
     assert bytes(parse(root, model=one).inputs[0].data) == b"\x02\0\0\0\xc3\xa9\0\0\0\0"
-    root["inputs"][0]["data"] = ["\ud800", ""]
-    with pytest.raises(RequestError, check=lambda error: error.code is Code.INVALID_VALUE):
-        parse(root, model=one)
+    for wrong in (["\ud800", ""], [1, ""], [None, ""]):
+        root["inputs"][0]["data"] = wrong
+        with pytest.raises(RequestError, check=lambda error: error.code is Code.INVALID_VALUE):
+            parse(root, model=one)
 
 
 def test_empty_tensors_pass() -> None:
@@ -317,6 +318,9 @@ def test_long_answers_are_not_made_of_json() -> None:
     count = (1 << 18) + 1
     with pytest.raises(RequestError, check=lambda error: error.code is Code.ANSWER_TOO_LARGE):
         answer("INT8", bytes(count), count, binary=False)
+    long = (3 << 20).to_bytes(4, "little") + b"a" * (3 << 20)
+    with pytest.raises(RequestError, check=lambda error: error.code is Code.ANSWER_TOO_LARGE):
+        answer("BYTES", long, 1, binary=False)
 
 
 def test_metadata_is_the_manifests() -> None:

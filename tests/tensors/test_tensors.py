@@ -67,6 +67,7 @@ def test_bf16_is_bits_or_ml_dtypes() -> None:
     """BF16 goes out as uint16 with its datatype said aloud, and as ml_dtypes' type where the application uses it."""
     bits = np.array([0x3F80, 0xC000], np.uint16)
     assert tensors.encode_array(Raw(datatype="BF16", array=bits))[0::2] == ("BF16", bits.tobytes())
+    assert tensors.encode_array(Raw(datatype="UINT8", array=np.array([7], np.uint8)))[0] == "UINT8"
     ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes absent")
     array = bits.view(ml_dtypes.bfloat16)
     datatype, shape, data = tensors.encode_array(array)
@@ -83,8 +84,9 @@ def test_bf16_is_bits_or_ml_dtypes() -> None:
         np.array([3], dtype=object),
         Raw(datatype="BF16", array=np.zeros(1, np.float32)),
         Raw(datatype="FP8", array=np.zeros(1, np.uint8)),
+        Raw(datatype="INT32", array=np.zeros(1, np.int64)),
     ],
-    ids=["complex", "dates", "none", "number object", "BF16 of four bytes", "unknown"],
+    ids=["complex", "dates", "none", "number object", "BF16 of four bytes", "unknown", "INT32 of eight bytes"],
 )
 def test_what_the_protocol_has_no_datatype_for(array: Any) -> None:
     """Misuse is a ValueError before anything is sent."""
@@ -137,7 +139,8 @@ MALFORMED: dict[str, tuple[list[Any], bytes, dict[str, Any]]] = {
     "texts cut": ([output(4, datatype="BYTES")], b"\1\0\0\0", {}),
     "no model": ([output(4)], bytes(4), {"model_name": None}),
     "no version": ([output(4)], bytes(4), {"model_version": 1}),
-    "too many": ([output(0)] * 257, b"", {}),
+    "too many": ([output(0, shape=[0], name=str(n)) for n in range(257)], b"", {}),
+    "a size that goes back": ([output(4), output(-4, shape=[0], name="z"), output(4, name="w")], bytes(4), {}),
 }
 
 
