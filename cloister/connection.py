@@ -1,7 +1,6 @@
 """The caller's stream to an appliance: opens the endpoint, runs one `CallerSession` on it; the only I/O of the SDK."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 import socket
@@ -11,6 +10,7 @@ from attestation.appraise import AttestationResult
 from attestation.errors import AttestationError
 from cloister.errors import EvidenceRefusedError, SessionLostError, SessionRefusedError, UnreachableError
 from cloister.session import Accepted, CallerIdentity, CallerSession, Ended, SessionRefused, State
+from cloister.turns import Turns
 from wire.endpoint import Endpoint, Tcp, Unix, UnixConnect, Vsock
 from wire.errors import Code, WireError
 from wire.frame import FrameBuffer, FrameType
@@ -54,8 +54,7 @@ class Connection(asyncio.BufferedProtocol):
         self._writable.set()
         self._cancels: set[asyncio.Task[None]] = set()
         self._granted: Accepted | None = None
-        self._reserved = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._turns = Turns(self._has_room)
         self._closing = False
         self._lost = asyncio.Event()
         self._started = self._loop.time()
@@ -81,7 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         self._answers.clear()
         self._writable.set()
         self._lost.set()
-        self._let_in()
+        self._turns.let_in()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Evidence is bounded by its exact size, records by theirs."""
@@ -151,7 +150,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._close()
             case None:
                 pass
-        self._let_in()
+        self._turns.let_in()
 
     # requests
 
@@ -181,19 +180,12 @@ class Connection(asyncio.BufferedProtocol):
         Waits for its turn where as many messages are open as the enclave takes. Raises: SessionLostError, whose `sent`
         tells whether anything of the message left.
         """
-        await self._turn()
+        await self._turns.take()
         try:
-            await self._sending.acquire()
-        except BaseException:
-            self._reserved -= 1
-            self._let_in()
-            raise
-        try:
-            self._reserved -= 1
-            number, answer = await self._begin(pieces)
+            async with self._sending:
+                number, answer = await self._begin(pieces)
         finally:
-            self._sending.release()
-            self._let_in()
+            self._turns.done()
         try:
             return await answer
         except asyncio.CancelledError:
@@ -219,32 +211,9 @@ class Connection(asyncio.BufferedProtocol):
             raise
         return number, answer
 
-    async def _turn(self) -> None:
-        """Reserve one of the messages that the enclave takes at once."""
-        if self._room and not self._waiting:
-            self._reserved += 1
-            return
-        turn: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._reserved -= 1
-                self._let_in()
-            raise
-
-    @property
-    def _room(self) -> bool:
+    def _has_room(self, reserved: int) -> bool:
         """Whether one more message may begin, or will find out that the session is over."""
-        return not self.is_alive or self._granted is None or self.open_messages + self._reserved < self._granted.open_messages
-
-    def _let_in(self) -> None:
-        while self._waiting and self._room:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._reserved += 1
-                turn.set_result(None)
+        return not self.is_alive or self._granted is None or self.open_messages + reserved < self._granted.open_messages
 
     async def _send(self, frames: Iterator[bytearray]) -> None:
         """A frame that was taken is written at once: its record number is spent. Frames end early where the session does."""
