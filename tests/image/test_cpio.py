@@ -128,12 +128,26 @@ def test_write_and_pack_give_the_same_bytes() -> None:
     assert out.getvalue() == cpio.pack(SAMPLE)
 
 
-def test_a_file_over_the_limit_is_neither_written_nor_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One byte over, on either side."""
-    archive = cpio.pack([cpio.file("a", b"12345")])
+def test_a_file_over_the_limit_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte over; no directory with data either."""
     monkeypatch.setattr(cpio, "ENTRY_MAX", 4)
+    cpio.pack([cpio.file("a", b"1234")])
     with pytest.raises(ArchiveError):
         cpio.pack([cpio.file("a", b"12345")])
-    assert not unpacks(archive)
-    monkeypatch.setattr(cpio, "ENTRY_MAX", 5)
-    assert unpacks(archive)
+
+
+def test_forged_modes_and_sizes_are_refused() -> None:
+    """A directory that became a file under its own files, a directory with data, data after the end's name."""
+    tree = cpio.pack([cpio.directory("a"), cpio.file("a/b", b"1234")])
+    assert unpacks(tree)
+    assert not unpacks(tree.replace(b"%08x" % (stat.S_IFDIR | 0o755), b"%08x" % (stat.S_IFREG | 0o755)))
+    single = cpio.pack([cpio.file("a", b"1234")])
+    assert not unpacks(single.replace(b"%08x" % (stat.S_IFREG | 0o644), b"%08x" % (stat.S_IFDIR | 0o755)))
+    at = single.rindex(cpio.MAGIC) + 6 + 8 * 6
+    assert not unpacks(single[:at] + b"00000004" + single[at + 8 :] + b"1234")
+    for size in (b"00000000", b"00000001", b"7fffffff"):
+        name_at = 6 + 8 * 11
+        assert not unpacks(single[:name_at] + size + single[name_at + 8 :])
+    for size in (b"7fffffff", b"00010000"):
+        size_at = 6 + 8 * 6
+        assert not unpacks(single[:size_at] + size + single[size_at + 8 :])
