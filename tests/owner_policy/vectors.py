@@ -20,6 +20,7 @@ class Case:
     """One policy: its text, the key's metadata where known, and the expectations."""
 
     name: str
+    what: str
     text: str
     metadata_text: str | None
     attacks: frozenset[Attack]
@@ -49,6 +50,7 @@ def _matrix(case: Case) -> Matrix:
 def _case(name: str, value: dict[str, Any]) -> Case:
     return Case(
         name=name,
+        what=value["what"],
         text=(FOLDER / f"{name}.json").read_text(),
         metadata_text=json.dumps(value["metadata"]) if "metadata" in value else None,
         attacks=frozenset(map(Attack, value["attacks"])),
