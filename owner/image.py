@@ -110,7 +110,7 @@ def file_list(entries: Iterable[Entry]) -> str:
 def _judged(entries: Sequence[Entry]) -> list[Entry]:
     """The entries of a root file system, mount points added; nothing that changes its user, nothing that all may write."""
     for entry in entries:
-        if not stat.S_ISLNK(entry.mode) and entry.mode & (stat.S_ISUID | stat.S_ISGID):
+        if entry.mode & (stat.S_ISUID | stat.S_ISGID):
             raise ImageError(f"{entry.path} changes its user or group when executed")
         if stat.S_ISREG(entry.mode) and entry.mode & 0o022:
             raise ImageError(f"{entry.path} can be written by others than root")

@@ -132,6 +132,17 @@ def test_a_layout_of_no_or_several_images_is_refused(tmp_path: Path) -> None:
         oci.read(layout(tmp_path / "empty", []))
 
 
+def test_an_index_over_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte more than the limit."""
+    place = layout(tmp_path / "o", [layer(("a", b""))])
+    longest = max(path.stat().st_size for path in (place / "index.json", *(place / "blobs/sha256").iterdir()))
+    monkeypatch.setattr(oci, "INDEX_MAX", longest)
+    assert oci.read(place)
+    monkeypatch.setattr(oci, "INDEX_MAX", (place / "index.json").stat().st_size - 1)
+    with pytest.raises(ImageError):
+        oci.read(place)
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=600) | st.tuples(st.integers(0, 1535), st.integers(0, 255)))
 def test_any_layer_is_entries_or_our_error(tmp_path_factory: pytest.TempPathFactory, data: bytes | tuple[int, int]) -> None:
