@@ -85,7 +85,8 @@ def test_decrypt_refuses_by_the_codes_of_aws(service: Service) -> None:
         == "InvalidCiphertextException"
     )
     assert service.error("Decrypt", CiphertextBlob=b"x" * 80, EncryptionContext=CONTEXT) == "InvalidCiphertextException"
-    assert service.error("Decrypt", CiphertextBlob=blob[:40], EncryptionContext=CONTEXT) == "InvalidCiphertextException"
+    for length in (1, 10, 40):
+        assert service.error("Decrypt", CiphertextBlob=blob[:length], EncryptionContext=CONTEXT) == "InvalidCiphertextException"
     assert service.error("Decrypt", CiphertextBlob=blob, EncryptionContext=CONTEXT, KeyId=other) == "IncorrectKeyException"
     assert service.error("Decrypt", CiphertextBlob=blob[:4] + bytes(16) + blob[20:], EncryptionContext=CONTEXT) == "AccessDeniedException"
     assert (
