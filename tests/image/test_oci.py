@@ -132,6 +132,18 @@ def test_a_layout_of_no_or_several_images_is_refused(tmp_path: Path) -> None:
         oci.read(layout(tmp_path / "empty", []))
 
 
+@pytest.mark.parametrize("layers", [5, True, "x", {"a": 1}, None, [], [1]])
+def test_layers_that_are_no_list_of_descriptors_are_refused(tmp_path: Path, layers: object) -> None:
+    """In a manifest whose own digest is right."""
+    place = layout(tmp_path / "o", [layer(("a", b""))])
+    manifest = json.dumps({"layers": layers}).encode()
+    digest = hashlib.sha256(manifest).hexdigest()
+    (place / "blobs/sha256" / digest).write_bytes(manifest)
+    (place / "index.json").write_text(json.dumps({"manifests": [{"digest": f"sha256:{digest}"}]}))
+    with pytest.raises(ImageError):
+        oci.read(place)
+
+
 def test_an_index_over_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One byte more than the limit."""
     place = layout(tmp_path / "o", [layer(("a", b""))])
