@@ -183,3 +183,8 @@ lane-aws: $(VENV)/installed
 	@mkdir -p $(ORACLES)
 	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) awscli cfn-lint
 	ORACLES=$(ORACLES) $(PYTEST) tests/lanes/aws.py $(TEST_ARGUMENTS)
+
+# On an EC2 instance with Nitro Enclaves alone; never run there yet (docs/fidelity.md). STEPS="caller refusals" runs anywhere.
+.PHONY: ec2-acceptance
+ec2-acceptance: $(VENV)/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON="$(CURDIR)/$(BIN)/python" sh deploy/ec2/acceptance.sh $(STEPS)

@@ -76,6 +76,31 @@ def test_answers_for_machines(printed: str) -> None:
     assert {"label": [5], "probabilities": [5, 2]} == {output["name"]: output["shape"] for output in found["outputs"]}
 
 
+def test_acceptance_script(printed: str, tmp_path: Path) -> None:
+    """The steps of `make ec2-acceptance` that need no instance pass here, and one that refuses nothing would stop the script."""
+    given = {
+        "CLOISTER": f"{sys.executable} -P -m simulator cloister",
+        "PYTHON": sys.executable,
+        "WORK": str(tmp_path),
+        "ENDPOINT": f"unix:{FOLDER / 'endpoint'}",
+        "VALUES": str(FOLDER / "reference-values.json"),
+        "CREDENTIAL": str(FOLDER / "credential"),
+        "CALLER_KEY": str(FOLDER / "caller.pem"),
+        "MODEL": "breast-cancer",
+        "TENSORS": str(FOLDER / "patients.npy"),
+    }
+
+    def script(*steps: str) -> "subprocess.CompletedProcess[str]":
+        command = ["sh", "deploy/ec2/acceptance.sh", *steps]
+        return subprocess.run(command, env=ENVIRONMENT | given, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+    done = script("caller", "refusals")
+    assert (0, "== accepted: caller refusals") == (done.returncode, done.stdout.splitlines()[-1]), done.stderr
+    given["CREDENTIAL"] = str(FOLDER / "patients.csv")
+    assert 0 != script("caller").returncode
+    assert 0 != script("preflight").returncode
+
+
 def test_aws_root_refuses(printed: str) -> None:
     """The same command under AWS's root, without the simulator, is refused before anything is sent."""
     line = next(line for line in printed.splitlines() if " infer " in line)
