@@ -137,6 +137,24 @@ def test_a_document_without_an_rsa_2048_key_is_refused(world: World, key: bytes 
     assert world.refused(FixedNsm(pcrs(), world.pki, world.clock).document(key))[0] == "ValidationException"
 
 
+def test_a_recipient_names_its_algorithm(world: World) -> None:
+    """A genuine document without the one algorithm, or without a document, is refused."""
+    for recipient in ({"AttestationDocument": world.document()}, {"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256"}):
+        with pytest.raises(ClientError) as caught:
+            world.parent.decrypt(KeyId=world.key, CiphertextBlob=world.blob, EncryptionContext=CONTEXT, Recipient=recipient)
+        assert caught.value.response["Error"]["Code"] == "ValidationException"
+
+
+def test_refusals_say_who_may_not_what_and_why(world: World) -> None:
+    """A refusal names the caller, the action and the key, and tells an explicit Deny from nothing that allows."""
+    explicit = world.refused(None)[1]
+    assert explicit.startswith("User: arn:aws:sts::444455556666:assumed-role/Parent/session is not authorized to perform: kms:Decrypt")
+    assert explicit.endswith("with an explicit deny (key policy, statement 5 (UnlessPCR0))")
+    with pytest.raises(ClientError) as caught:
+        world.parent.generate_data_key(KeyId=world.key, KeySpec="AES_256")
+    assert "because no resource-based policy allows the kms:GenerateDataKey action" in caught.value.response["Error"]["Message"]
+
+
 def test_a_malformed_document_is_refused(world: World) -> None:
     """Bytes that are no document are refused, never taken for an absent one."""
     assert world.refused(b"no document")[0] == "ValidationException"
