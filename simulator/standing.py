@@ -1,12 +1,16 @@
 """Where a world that `up` keeps running is found by the commands typed beside it: one folder per user, in memory.
 
-`up` holds a lock on the folder's `pid` file for as long as it lives, so a stale file is told from a running world.
+`up` holds a lock on the folder's `pid` file for as long as it lives, so a stale file is told from a running world. What an
+`up` that was killed left behind, processes and files, goes when the next one starts.
 """
 
+import contextlib
 from dataclasses import dataclass
 import fcntl
 import os
 from pathlib import Path
+import shutil
+import signal
 from typing import IO
 
 from simulator.world import memory_folder
@@ -65,3 +69,30 @@ class Standing:
         except OSError:
             return None
         return None
+
+    @property
+    def world(self) -> Path:
+        """The file that names the directory of the world itself."""
+        return self.folder / "world"
+
+    def sweep(self) -> None:
+        """Once claimed: end what still runs of a world that nobody keeps any more, and remove its files and this folder's."""
+        with contextlib.suppress(OSError):
+            directory = Path(self.world.read_text(encoding="utf-8"))
+            if directory.parent == memory_folder() and directory.name.startswith("cloister-"):
+                _end_processes(directory)
+                for path in directory.rglob("*"):  # unpacked images are read-only
+                    if path.is_dir() and not path.is_symlink():
+                        path.chmod(0o700)
+                shutil.rmtree(directory, ignore_errors=True)
+        for stale in self.folder.iterdir():
+            if stale != self.pid_file:
+                stale.unlink()
+
+
+def _end_processes(directory: Path) -> None:
+    """Kill this user's processes that work in the world's directory, which was made for that world alone."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and directory in ((where := Path(os.readlink(entry / "cwd"))), *where.parents):
+                os.kill(int(entry.name), signal.SIGKILL)

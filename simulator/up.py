@@ -90,6 +90,7 @@ def _tell(folder: Path) -> None:
 def _keep(standing: Standing, ended: threading.Event, *, sidecar: bool) -> int:
     with ExitStack() as stack:
         world = stack.enter_context(closing(World.create()))
+        standing.world.write_text(str(world.directory), encoding="utf-8")
         patients = train()
         _start(world, patients)
         _furnish(standing.folder, world, patients)
@@ -114,9 +115,7 @@ def main(argv: Sequence[str]) -> int:
         signal.signal(number, lambda *_: ended.set())
     try:
         with closing(standing.claim()):
-            for stale in standing.folder.iterdir():
-                if stale != standing.pid_file:
-                    stale.unlink()
+            standing.sweep()
             try:
                 return _keep(standing, ended, sidecar=args.sidecar)
             finally:
