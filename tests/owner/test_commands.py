@@ -309,6 +309,9 @@ def test_drafts_are_judged() -> None:
         draft.to_manifest({"models": [{"parts": [{"commitment": "xx"}]}]})
     with pytest.raises(draft.DraftError):
         draft.add({"kms": {"key_arn": "a"}, "epoch": 1, "models": {}}, draft.Description(model=None, owner_key=b"", key_arn="a", epoch=1))  # type: ignore[arg-type]
+    described = draft.Description(model=None, owner_key=b"", key_arn="a", epoch=1)  # type: ignore[arg-type]
+    with pytest.raises(draft.DraftError):
+        draft.add({"kms": 1, "epoch": 1, "models": []}, described)
     old = {"models": [{"id": "a", "version": "1", "x": 1}], "n": None}
     new = {"models": [{"id": "b", "version": "1", "x": 1}, {"id": "a", "version": "1", "x": 2}], "n": 3}
     assert [("models.a 1.x", 1, 2), ("models.b 1", None, new["models"][0]), ("n", None, 3)] == draft.differences(old, new)  # type: ignore[index]
