@@ -163,10 +163,24 @@ def test_any_response_is_a_value_or_our_error(name: str, monkeypatch: pytest.Mon
         CALLS[name](nsm)
 
 
+DESCRIPTION: dict[str, object] = {
+    "version_major": 1,
+    "version_minor": 0,
+    "version_patch": 0,
+    "module_id": MODULE,
+    "max_pcrs": 32,
+    "locked_pcrs": [0, 1],
+    "digest": "SHA384",
+}
+
+
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
         ("random", {"GetRandom": {"random": bytes(255)}}),
+        ("random", {"GetRandom": {"random": "x" * 256}}),
+        ("describe", {"DescribeNSM": DESCRIPTION | {"locked_pcrs": [0, "1"]}}),
+        ("describe", {"DescribeNSM": DESCRIPTION | {"max_pcrs": "32"}}),
         ("describe_pcr", {"DescribePCR": {"lock": True, "data": bytes(47)}}),
         ("describe_pcr", {"DescribePCR": {"lock": 1, "data": bytes(48)}}),
         ("extend_pcr", {"ExtendPCR": {"data": bytes(47)}}),
