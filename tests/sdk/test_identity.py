@@ -1,5 +1,7 @@
 """The caller's key and credential as files."""
 
+import base64
+from contextlib import suppress
 import os
 from pathlib import Path
 import stat
@@ -8,6 +10,8 @@ import time
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 
 from cloister import IdentityError, load_identity
@@ -35,6 +39,11 @@ def issued(key: Ed25519PrivateKey) -> bytes:
         ),
         Ed25519PrivateKey.generate(),
     )
+
+
+def pem(data: bytes) -> bytes:
+    """These bytes where a private key is expected."""
+    return b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(data) + b"-----END PRIVATE KEY-----\n"
 
 
 @pytest.fixture
@@ -107,3 +116,14 @@ def test_another_kind_of_key(tmp_path: Path) -> None:
     path.chmod(0o600)
     with pytest.raises(IdentityError, match="Ed25519"):
         read_key(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.binary(max_size=200) | st.binary(max_size=200).map(pem))
+def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """Any bytes in a key file: a key, or our error."""
+    path = tmp_path_factory.getbasetemp() / "any.pem"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    with suppress(IdentityError):
+        assert isinstance(read_key(path), Ed25519PrivateKey)
