@@ -43,7 +43,7 @@ class Memory:
     def add(self, *, guest: int, size: int, user: int, offset: int, descriptor: int) -> None:
         """Map one region; the descriptor is closed. Raises: DeviceError."""
         try:
-            if size <= 0 or offset < 0 or os.fstat(descriptor).st_size < offset + size:
+            if size == 0 or os.fstat(descriptor).st_size < offset + size:
                 raise DeviceError("a memory region reaches beyond its file")
             mapped = mmap.mmap(descriptor, offset + size)
         finally:

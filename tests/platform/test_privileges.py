@@ -1,6 +1,7 @@
 """What a process gives up: each test gives it up in a child and looks from there."""
 
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -117,3 +118,12 @@ def test_without_root_the_drop_is_refused() -> None:
         """
     )
     assert out == "PRIVILEGES_KEPT\n"
+
+
+@pytest.mark.parametrize("step", ["no_core_dumps", "no_new_privileges"])
+def test_a_refusal_of_the_kernel_is_an_error(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where prctl(2) fails the step says so."""
+    monkeypatch.setattr(privileges, "_prctl", lambda *_: False)
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    with pytest.raises(OSError, match="prctl"):
+        getattr(privileges, step)()

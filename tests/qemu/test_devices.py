@@ -200,10 +200,11 @@ def test_a_message_against_the_protocol_ends_the_connection(served: Path, reques
     assert len(FrontEnd.to(served).ask(Request.GET_FEATURES)) == 8
 
 
-def test_a_region_larger_than_its_file_is_refused(served: Path) -> None:
-    """It would be a bus error on first touch."""
+@pytest.mark.parametrize("size", [2 * SIZE, 0])
+def test_a_region_larger_than_its_file_or_empty_is_refused(served: Path, size: int) -> None:
+    """It would be a bus error on first touch; an empty one would map everything."""
     front, guest = FrontEnd.to(served), GuestMemory(1)
-    region = struct.pack("<IIQQQQ", 1, 0, GUEST, 2 * SIZE, 0, 0)
+    region = struct.pack("<IIQQQQ", 1, 0, GUEST, size, 0, 0)
     assert front.ask(Request.SET_MEM_TABLE, region, [guest.descriptor], reply=True) == b""
 
 
