@@ -314,10 +314,36 @@ def test_shapes_are_judged(service: Service) -> None:
     assert service.error("CreateGrant", KeyId=service.key, GranteePrincipal=ADMIN, Operations="Decrypt") == "SerializationException"
     assert service.error("CreateGrant", KeyId=service.key, GranteePrincipal="!", Operations=["Decrypt"]) == "ValidationException"
     assert service.ask("Encrypt", KeyId=service.key, Plaintext=b"x", Unknown=1)[0] == 200
+    assert (
+        service.error("CreateGrant", KeyId=service.key, GranteePrincipal=ADMIN, Operations=[], Constraints=[]) == "SerializationException"
+    )
     assert service.error("Decrypt", CiphertextBlob=b"x", Recipient={"AttestationDocument": b"x"}) == "ValidationException"
     assert (
         service.error("Decrypt", CiphertextBlob=b"x", Recipient={"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256"}) == "ValidationException"
     )
+
+
+@pytest.mark.parametrize("body", [b"[]", b"7", b"null", b"{", b"\xff", b"[" * 100_000])
+def test_bodies_that_are_no_object_are_refused(service: Service, body: bytes) -> None:
+    """A signed body that is no JSON object is SerializationException."""
+    date = service.clock.now.strftime("%Y%m%dT%H%M%SZ")
+    sent = {"host": "kms", "x-amz-date": date, "x-amz-target": "TrentService.GenerateRandom"}
+    names = tuple(sorted(sent))
+    shape = Signed(access_key_id=service.root.access_key_id, date=date[:8], region=REGION, service="kms", headers=names, signature="")
+    value = compute(shape, sent, body, service.root.secret_access_key)
+    scope = f"{service.root.access_key_id}/{date[:8]}/{REGION}/kms/aws4_request"
+    sent["authorization"] = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={';'.join(names)}, Signature={value}"
+    assert _raw(service.kms, sent, body) == "SerializationException"
+
+
+def test_what_the_simulator_does_not_model_is_named_in_the_refusal(service: Service) -> None:
+    """A policy beyond the model denies, and the refusal names the condition."""
+    beyond = json.loads(OPEN)
+    beyond["Statement"].append({**beyond["Statement"][0], "Effect": "Deny", "Condition": {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}})
+    service.ask("PutKeyPolicy", KeyId=service.key, Policy=json.dumps(beyond), BypassPolicyLockoutSafetyCheck=True)
+    status, answer = service.ask("DescribeKey", KeyId=service.key)
+    assert (status, answer["__type"]) == (400, "AccessDeniedException")
+    assert "does not model IpAddress aws:SourceIp (key policy, statement 2)" in answer["message"]
 
 
 @pytest.mark.parametrize("operation", sorted(MODELLED))
