@@ -92,10 +92,10 @@ def test_the_simulator_writes_the_bytes_of_a_genuine_answer(shared_vectors: Path
     assert frame(genuine) == frame(seal(bytes(32), KEY.public_key()))
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 16, 31, 32, 160, 200])
+@pytest.mark.parametrize("chunk", [1, 7, 16, 31, 32, 127, 128, 160, 255, 256])
 def test_content_in_chunks_opens(chunk: int) -> None:
     """The content may come in any number of octet strings."""
-    assert bytes(80) == open_envelope(seal(bytes(80), KEY.public_key(), chunk=chunk), KEY)
+    assert open_envelope(seal(bytes(600), KEY.public_key(), chunk=chunk), KEY) == bytes(600)
 
 
 ACCEPTED = {
@@ -191,11 +191,7 @@ def test_lengths_reach_to_the_end_and_no_further() -> None:
         envelope = build(bytes(32), shape)
         with pytest.raises(CmsError):
             parse_envelope(envelope[:-1])
-        at = (
-            envelope.rindex(b"\x30\x04" if shape.primitive_content else b"\xa0\x32")
-            if not shape.primitive_content
-            else envelope.rindex(b"\x80\x30")
-        )
+        at = envelope.rindex(b"\x80\x30" if shape.primitive_content else b"\xa0\x32")
         with pytest.raises(CmsError):
             parse_envelope(envelope[: at + 1] + bytes((envelope[at + 1] + 1,)) + envelope[at + 2 :])
 
