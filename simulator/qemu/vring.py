@@ -94,10 +94,6 @@ class Queue:
         self._used = used_ring[4:].cast("I")
         self.next_available = next_available & 0xFFFF
 
-    def empty(self) -> bool:
-        """Whether the driver has made nothing more available."""
-        return self._available[1] == self.next_available
-
     def waiting(self) -> int:
         """How many chains are available. Raises: DeviceError for more than the queue holds."""
         count = (self._available[1] - self.next_available) & 0xFFFF

@@ -20,11 +20,11 @@ from simulator.qemu import vsock_packet
 from simulator.qemu.backend import Backend, Request
 from simulator.qemu.loop import Loop
 from simulator.qemu.nsm_device import NsmDevice
-from simulator.qemu.vring import INDIRECT, NEXT, WRITE, DeviceError
+from simulator.qemu.vring import INDIRECT, NEXT, WRITE, DeviceError, Queue
 from simulator.qemu.vsock_device import RECEIVE, TRANSMIT, VsockDevice, by_port, to_guest
 from simulator.qemu.vsock_packet import Op, Packet
 from simulator.qemu.vsock_stream import BUFFER
-from tests.qemu.driver import GUEST, QUEUE, SIZE, Driver, FrontEnd, GuestMemory
+from tests.qemu.driver import GUEST, QUEUE, SIZE, USER, Driver, FrontEnd, GuestMemory
 
 
 @pytest.fixture
@@ -81,9 +81,20 @@ def test_a_chain_against_the_rules_stops_the_device(descriptors: list[tuple[int,
 def test_more_buffers_than_the_queue_holds_stop_the_device() -> None:
     """An available index that ran ahead by more than the queue's size."""
     guest = GuestMemory(1)
+    guest.drivers[0].raw(0, GUEST, 1, 0, 0)
+    struct.pack_into("<H", guest.view, guest.drivers[0].available + 2, QUEUE)
+    assert guest.drivers[0].queue().peek() is not None
     struct.pack_into("<H", guest.view, guest.drivers[0].available + 2, QUEUE + 1)
     with pytest.raises(DeviceError):
         guest.drivers[0].queue().peek()
+
+
+@pytest.mark.parametrize("size", [0, 3, 63, 1 << 16])
+def test_a_queue_has_a_power_of_two_of_places(size: int) -> None:
+    """At most 32,768 of them."""
+    guest = GuestMemory(1)
+    with pytest.raises(DeviceError):
+        Queue(guest.memory, size=size, descriptors=USER, available=USER + 0x1000, used=USER + 0x2000, next_available=0)
 
 
 @settings(max_examples=300, deadline=None)
@@ -179,6 +190,22 @@ def test_a_queue_is_set_up_kicked_and_answered(served: Path) -> None:
         assert len(guest.drivers[0].done()) == 2
         assert struct.unpack("<II", front.ask(Request.GET_VRING_BASE, struct.pack("<II", 0, 0))) == (0, 2)
         front.connection.close()
+
+
+def test_a_driver_that_wants_no_interrupt_gets_none(served: Path) -> None:
+    """Its flag is honoured; the answer is there all the same."""
+    front, guest = FrontEnd.to(served), GuestMemory(1)
+    struct.pack_into("<H", guest.view, guest.drivers[0].available, 1)
+    kick, call = front.start(guest, 0)
+    guest.drivers[0].send(cbor2.dumps("GetRandom"))
+    guest.drivers[0].room(0x3000)
+    os.eventfd_write(kick, 1)
+    while len(front.ask(Request.GET_FEATURES)) == 8 and not (back := guest.drivers[0].done()):
+        pass
+    assert len(back) == 2
+    os.set_blocking(call, False)
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(call)
 
 
 @pytest.mark.parametrize(
