@@ -25,7 +25,8 @@ from wire.tensor import MalformedTensorError, fits, join_bytes, split_bytes
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
-# Prepacking makes a second copy of the weights in the layout that the kernels like; beyond this it is not worth its memory.
+# Prepacking makes a second copy of the weights in the layout that the kernels like, one in each process; beyond this it is
+# not worth its memory.
 PREPACK_MAX = 1 << 30
 _BF16 = 16  # onnx.TensorProto.BFLOAT16
 _LOG_NOTHING = 4
@@ -57,7 +58,7 @@ class Output:
     data: bytes | memoryview
 
 
-def _options(threads: int, weights: Path | None) -> ort.SessionOptions:
+def _options(threads: int, weights: Path | None, *, prepack: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -65,7 +66,7 @@ def _options(threads: int, weights: Path | None) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if weights is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.parent))
-        if weights.stat().st_size > PREPACK_MAX:
+        if not prepack or weights.stat().st_size > PREPACK_MAX:
             options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
@@ -78,12 +79,22 @@ def _matches(found: Any, wanted: Tensor) -> bool:
 
 
 class Engine:
-    """A loaded model. Raises: ModelError."""
+    """A loaded model; without `prepack` its weights are the pages of their file, which every process shares. Raises: ModelError."""
 
-    def __init__(self, signature: Signature, graph: bytes | memoryview, *, weights: Path | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        graph: bytes | memoryview,
+        *,
+        weights: Path | None = None,
+        threads: int = 1,
+        prepack: bool = False,
+    ) -> None:
         self._signature = signature
         try:
-            self._session = ort.InferenceSession(bytes(graph), _options(threads, weights), providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                bytes(graph), _options(threads, weights, prepack=prepack), providers=["CPUExecutionProvider"]
+            )
         except Exception:  # noqa: BLE001  # ONNX Runtime's errors have no other common base; their text stays here (T25)
             raise ModelError(BootFailure.MODEL_LOAD) from None
         inputs = {found.name: found for found in self._session.get_inputs()}

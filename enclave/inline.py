@@ -35,6 +35,7 @@ class InlineRunner:
             self._description.signature,
             self._graph,
             weights=None if weights is None else Path(weights),
+            prepack=True,
             threads=self._description.threads,
         )
         self._graph = b""
