@@ -98,7 +98,7 @@ def _read_slots(data: bytes, at: int, count: int, area: int) -> tuple[Slot, ...]
             raise BrokenWorkerError("a shape is cut or too long")
         shape = struct.unpack_from(f"<{rank}Q", data, at)
         at += 8 * rank
-        if offset % ALIGNMENT or offset > area or length > area - offset:
+        if offset % ALIGNMENT or length > area - offset:
             raise BrokenWorkerError("a tensor lies outside its area")
         slots.append(Slot(offset=offset, length=length, shape=shape))
     if at != len(data):

@@ -79,12 +79,23 @@ def test_every_cut_and_every_extra_byte_is_refused() -> None:
             channel.parse_ready(data)
 
 
+def test_one_message_is_not_another() -> None:
+    """A message of another kind is refused whatever follows."""
+    for kind in (1, 3, 0):
+        with pytest.raises(BrokenWorkerError):
+            parse(bytes([kind]) + channel.encode_answer(ANSWER)[1:])
+    with pytest.raises(BrokenWorkerError):
+        channel.parse_request(b"\2" + channel.encode_request(REQUEST)[1:], area=AREA)
+
+
 def test_too_many_tensors_are_refused_before_they_are_read() -> None:
     """Counts beyond the signature's bound are refused without a loop over them."""
     with pytest.raises(BrokenWorkerError):
         channel.parse_request(struct.pack("<BIHH", 1, 7, 0, 0xFFFF), area=AREA)
     with pytest.raises(BrokenWorkerError):
         channel.parse_request(struct.pack("<BIHH", 1, 7, 300, 0) + bytes(600), area=AREA)
+    with pytest.raises(BrokenWorkerError):
+        channel.parse_request(struct.pack("<BIHH", 1, 7, 0, 257) + struct.pack("<QQB", 0, 0, 0) * 257, area=AREA)
 
 
 @given(st.binary(max_size=300))

@@ -243,3 +243,105 @@ def test_who_waits_when_the_models_end_is_told(stages: list[Stage]) -> None:
         return [error.code for error in found if isinstance(error, RequestError)]
 
     assert asyncio.run(run()) == [Code.WORKER_LOST, Code.MODEL_NOT_READY]
+
+
+def test_inputs_beyond_the_area_are_refused(stages: list[Stage]) -> None:
+    """Tensors that do not fit the shared area are REQUEST_TOO_LARGE, and the worker is free again."""
+    stages.append(stage := Stage([honest]))
+    pool = pool_of(stage, [])
+    pool.start()
+    large = TensorView(name="x", datatype="FP32", shape=(1 << 16,), data=bytes(1 << 18))
+
+    async def run() -> list[TensorView]:
+        with pytest.raises(RequestError, check=lambda error: error.code is Code.REQUEST_TOO_LARGE):
+            await pool.infer([large], (0,), None)
+        return await pool.infer(SENT, (0,), None)
+
+    assert asyncio.run(run())[0].shape == (2,)
+    pool.close()
+
+
+def test_after_the_end_nothing_is_taken_or_started(stages: list[Stage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that was closed refuses at once, and a worker that was to be replaced is not."""
+    monkeypatch.setattr("enclave.pool.RESPAWN_SECONDS", (0.02,))
+    stages.append(stage := Stage([lambda _: None]))
+    pool = pool_of(stage, [])
+    pool.start()
+
+    async def run() -> None:
+        with pytest.raises(RequestError, check=lambda error: error.code is Code.WORKER_LOST):
+            await pool.infer(SENT, (0,), None)
+        pool.close()
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(2):
+            with pytest.raises(RequestError, check=lambda error: error.code is Code.MODEL_NOT_READY):
+                await pool.infer(SENT, (0,), None)
+
+    asyncio.run(run())
+    assert stage.spawned == 1
+
+
+def test_one_worker_that_serves_is_enough(stages: list[Stage]) -> None:
+    """Failures to load refuse requests only while no worker has the model."""
+    stages.append(stage := Stage([honest]))
+    pool = pool_of(stage, [])
+    pool.start()
+    pool._failures = 3
+    assert asyncio.run(pool.infer(SENT, (0,), None))[0].shape == (2,)
+    pool.close()
+
+
+def test_a_worker_that_dies_while_tensors_are_copied(stages: list[Stage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is gone before its request was sent fails it with WORKER_LOST, at once."""
+    monkeypatch.setattr("enclave.crew.COPY_BYTES", 1)
+
+    class Quitter(Stage):
+        def _worker(self, channel: socket.socket, lie: Lie) -> None:
+            with channel, contextlib.suppress(OSError):
+                socket.recv_fds(channel, 1, 4)
+                channel.send(self._ready)
+
+    stages.append(stage := Quitter([honest]))
+    pool = pool_of(stage, [])
+    pool.start()
+    stage.join()
+    long = TensorView(name="x", datatype="FP32", shape=(500,), data=bytes(2000))
+
+    async def run() -> None:
+        async with asyncio.timeout(3):
+            with pytest.raises(RequestError, check=lambda error: error.code is Code.WORKER_LOST):
+                await pool.infer([long], (0,), None)
+
+    asyncio.run(run())
+    pool.close()
+
+
+def test_a_worker_that_answers_before_it_was_asked(stages: list[Stage], until: Callable) -> None:
+    """A message that comes while the request is still being written ends the worker."""
+    speak = threading.Event()
+
+    class Early(Stage):
+        def _worker(self, channel: socket.socket, lie: Lie) -> None:
+            if self.spawned > 1:
+                return super()._worker(channel, lie)
+            with channel, contextlib.suppress(OSError):
+                socket.recv_fds(channel, 1, 4)
+                channel.send(self._ready)
+                speak.wait(10)
+                channel.send(encode_answer(Answer(number=1, code=Code.MODEL_FAILED)))
+                channel.recv(1)
+            return None
+
+    stages.append(stage := Early([honest]))
+    lost: list[int] = []
+    pool = pool_of(stage, lost)
+    pool.start()
+
+    async def run() -> None:
+        taken = await pool._take(None)
+        speak.set()
+        await until(lambda: bool(lost))
+        assert taken.dead
+
+    asyncio.run(run())
+    pool.close()

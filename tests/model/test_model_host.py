@@ -381,8 +381,9 @@ def test_too_many_waiting_requests_are_refused(host: ModelHost, monkeypatch: pyt
         tasks = [asyncio.create_task(host.infer(model, [view("n", np.array(1 << 40), "INT64")])) for _ in range(3)]
         await asyncio.sleep(0.01)
         try:
-            with pytest.raises(RequestError) as info:
-                await host.infer(model, [view("n", np.array(3), "INT64")])
+            async with asyncio.timeout(5):  # at once, not when patience ends
+                with pytest.raises(RequestError) as info:
+                    await host.infer(model, [view("n", np.array(3), "INT64")])
             return info.value.code
         finally:
             for task in tasks:
@@ -410,3 +411,35 @@ def test_memory_is_given_back(host: ModelHost) -> None:
 
     before, after = asyncio.run(run())
     assert before == after
+
+
+def test_an_inline_model_has_no_worker(host: ModelHost, zygote: Zygote) -> None:
+    """Isolation is what the manifest says: `process` starts a worker, `inline` none."""
+    before = set(_children(zygote.pid))
+    loaded(host, graphs.identity(), isolation="inline", name="in")
+    assert set(_children(zygote.pid)) <= before
+    loaded(host, graphs.identity(), isolation="process", name="out")
+    assert set(_children(zygote.pid)) - before
+
+
+def test_an_inline_model_that_ended_is_not_ready(host: ModelHost) -> None:
+    """After its end an inline model refuses, and says that it is not ready."""
+    model = loaded(host, graphs.identity(), isolation="inline")
+    assert host.ready(model)
+    host._runners[model.id, model.version].close()
+    assert not host.ready(model)
+    with pytest.raises(RequestError, check=lambda error: error.code is Code.MODEL_NOT_READY):
+        asyncio.run(host.infer(model, [view("x", np.ones(1, np.float32))]))
+
+
+def test_too_many_inline_requests_are_refused(host: ModelHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inline model has the same bound of waiting requests."""
+    monkeypatch.setattr("enclave.inline.WAITING_MAX", 1)
+    model = loaded(host, graphs.spin(), isolation="inline")
+
+    async def run() -> list[Code | None]:
+        asked = (host.infer(model, [view("n", np.array(50_000), "INT64")]) for _ in range(4))
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        return [result.code if isinstance(result, RequestError) else None for result in found]
+
+    assert asyncio.run(run()) == [None, None, Code.BUSY, Code.BUSY]

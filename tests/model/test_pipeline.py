@@ -128,6 +128,38 @@ async def _infer_again(two: Model, small: Model, made: Pipeline) -> list[TensorV
     return await pipeline.infer(Host(), made, lambda name, _: models[name], [view("a", [1, 2])], [0], deadline=None)  # type: ignore[arg-type]
 
 
+class Scripted:
+    """Each step's outcome, said beforehand."""
+
+    def __init__(self, *outcomes: Code) -> None:
+        self.outcomes = list(outcomes)
+
+    async def infer(self, model: Model, inputs: list[TensorView], outputs: list[int], *, deadline: float | None) -> list[TensorView]:
+        code = self.outcomes.pop(0)
+        if code is not Code.OK:
+            raise RequestError(code)
+        return [TensorView(name="out", datatype="FP32", shape=inputs[0].shape, data=inputs[0].data)]
+
+
+@pytest.mark.parametrize("code", [Code.OUT_OF_MEMORY, Code.WORKER_LOST, Code.BUSY, Code.DEADLINE_EXPIRED, Code.ANSWER_TOO_LARGE])
+def test_what_is_not_about_data_keeps_its_code(code: Code) -> None:
+    """A later step that is out of memory, time or workers says so; only what is about inner data is MODEL_FAILED."""
+    one = graphs.model((tensor("in"),), (tensor("out"),), name="one")
+    made = chain(step("one", "a", "m"), step("one", "m", "b"))
+    scripted: Any = Scripted(Code.OK, code)
+    with pytest.raises(RequestError, check=lambda error: error.code is code):
+        asyncio.run(pipeline.infer(scripted, made, lambda *_: one, [view("a", [1])], [0], deadline=None))
+
+
+def test_no_step_begins_after_the_deadline() -> None:
+    """The steps' own host is not even asked."""
+    one = graphs.model((tensor("in"),), (tensor("out"),), name="one")
+    scripted: Any = Scripted(Code.OK)
+    with pytest.raises(RequestError, check=lambda error: error.code is Code.DEADLINE_EXPIRED):
+        asyncio.run(pipeline.infer(scripted, chain(step("one", "a", "b")), lambda *_: one, [view("a", [1])], [0], deadline=0.0))
+    assert scripted.outcomes == [Code.OK]
+
+
 def test_the_deadline_holds_between_steps(host: ModelHost) -> None:
     """A pipeline does not begin a step after its deadline."""
     two = scaled(host, "two", 2)
