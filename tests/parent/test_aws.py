@@ -31,6 +31,8 @@ class Imds:
     def __init__(self) -> None:
         self.role = "role"
         self.answer = json.dumps(ANSWER)
+        self.status = 200
+        self.token = "token"
         self.asked: list[str] = []
         self.address = ("", 0)
 
@@ -49,7 +51,7 @@ def metadata() -> Iterator[Imds]:
         def do_PUT(self) -> None:
             state.asked.append("PUT")
             good = self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
-            self.reply(200 if good else 400, "token")
+            self.reply(200 if good else 400, state.token)
 
         def do_GET(self) -> None:
             state.asked.append(self.path)
@@ -59,7 +61,7 @@ def metadata() -> Iterator[Imds]:
             elif self.path == base:
                 self.reply(200 if state.role else 404, state.role)
             else:
-                self.reply(200 if self.path == base + state.role else 404, state.answer)
+                self.reply(state.status if self.path == base + state.role else 404, state.answer)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             pass
@@ -129,6 +131,19 @@ def test_any_answer_is_credentials_or_our_error(text: str) -> None:
     """The parser raises nothing else."""
     with suppress(CredentialsError):
         _parse(text)
+
+
+@pytest.mark.parametrize(("status", "token", "answer"), [(500, "token", None), (200, "a\tb", None), (200, "token", "{\u00e9}")])
+def test_other_answers_are_refused(status: int, token: str, answer: str | None) -> None:
+    """An error status, a token that is no header's value, and bytes beyond ASCII are errors of ours, whatever else is good."""
+
+    async def body() -> None:
+        with metadata() as imds:
+            imds.status, imds.token, imds.answer = status, token, answer or imds.answer
+            with pytest.raises(CredentialsError):
+                await ImdsSource(address=imds.address).fetch()
+
+    run(body())
 
 
 def test_no_metadata_service_is_an_error() -> None:

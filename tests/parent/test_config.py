@@ -23,6 +23,7 @@ credentials = "vsock:3:7003"
 directory = "/srv/feed"
 """
 EGRESS = '[[egress]]\nlisten = "vsock:3:7010"\nto = "kms.eu-central-1.amazonaws.com:443"\n'
+LAUNCH = "[launch]\neif = 'a'\ncpus = 2\nmemory_mib = 512\n"
 
 
 def test_a_minimal_document_gets_the_defaults() -> None:
@@ -105,6 +106,19 @@ def test_a_simulated_world_needs_no_cid() -> None:
         (MINIMAL.replace('directory = "/srv/feed"', 'directory = "a"\nbucket = "b"'), "feed.bucket"),
         (MINIMAL.replace("[feed]", "[[feed]]"), "feed"),
         ("#" * (CONFIG_MAX + 1), "longer"),
+        (MINIMAL.replace('"/srv/feed"', "5"), "feed.directory"),
+        (MINIMAL.replace('"/srv/feed"', '""'), "feed.directory"),
+        (MINIMAL.replace('"/srv/feed"', '"a\\u0000b"'), "feed.directory"),
+        (MINIMAL.replace("cid = 16", "cid = true"), "enclave.cid"),
+        (MINIMAL.replace("cid = 16", 'cid = "16"'), "enclave.cid"),
+        (MINIMAL.replace('["tcp:0.0.0.0:7443"]', '"tcp:0.0.0.0:7443"'), "listen.sessions"),
+        (MINIMAL.replace('["tcp:0.0.0.0:7443"]', "[7443]"), "listen.sessions"),
+        (MINIMAL.replace('["tcp:0.0.0.0:7443"]', str([f"unix:/{n}" for n in range(9)])), "listen.sessions"),
+        (MINIMAL + EGRESS.replace("[[egress]]", "[egress]"), "egress"),
+        (MINIMAL + "".join(EGRESS.replace("7010", str(7010 + n)) for n in range(17)), "egress"),
+        (MINIMAL + '[limits]\nsessions = "7"\n', "limits.sessions"),
+        (MINIMAL.replace("cid = 16", "").replace("vsock:16:7000", "unix:/e"), "enclave.cid"),
+        (MINIMAL.replace("cid = 16", "").replace("vsock:16:7000", "unix:/e").replace("vsock:3:", "unix:/") + LAUNCH, "enclave.cid"),
     ],
 )
 def test_mistakes_are_refused_by_name(text: str, key: str) -> None:

@@ -53,7 +53,19 @@ def test_an_enclave_of_another_kind_under_the_name_is_refused(tmp_path: Path, ch
         run(one.find())
 
 
-@pytest.mark.parametrize("body", ["exit 1", "echo nonsense", "echo '{}'", "echo '[]'", "head -c 300000 /dev/zero"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "exit 1",
+        'echo \'{"EnclaveID": "i"}\'; exit 1',
+        "echo '{\"EnclaveID\": 5}'",
+        'echo \'{"EnclaveID": ""}\'',
+        "echo nonsense",
+        "echo '{}'",
+        "echo '[]'",
+        "head -c 300000 /dev/zero",
+    ],
+)
 def test_a_failing_or_babbling_nitro_cli_is_an_error(tmp_path: Path, body: str) -> None:
     """Exit codes, no JSON, no id, too much output."""
     with pytest.raises(LaunchError):

@@ -60,6 +60,14 @@ def test_one_address_cannot_take_every_place() -> None:
     assert one.enter(("10.0.0.1", 100), socket.AF_INET) == "10.0.0.1"
 
 
+def test_local_peers_share_no_limit_per_address() -> None:
+    """Peers of a Unix socket are not told apart, and no limit per address is one for all of them; nor is there one by default."""
+    one = gate(Admission(connections=100, per_address=2))
+    assert [one.enter("", socket.AF_UNIX) for _ in range(5)] == [""] * 5
+    other = gate(Admission(connections=100))
+    assert [other.enter(("10.0.0.1", port), socket.AF_INET) for port in range(5)] == ["10.0.0.1"] * 5
+
+
 def test_connections_per_second_are_bounded() -> None:
     """A flood is refused beyond one second's worth; a quiet second fills the allowance again, and no more than that."""
     clock = Clock()

@@ -71,6 +71,7 @@ async def ask(one: MetricsService, request: bytes) -> bytes:
         (b"GET /readyz HTTP/1.1\r\n\r\n", b"503"),
         (b"GET /other HTTP/1.1\r\n\r\n", b"404"),
         (b"POST /metrics HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /metrics SPDY/1\r\n\r\n", b"400"),
         (b"\r\n\r\n", b"400"),
     ],
 )

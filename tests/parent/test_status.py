@@ -50,6 +50,8 @@ def test_stages_and_counters_are_kept() -> None:
         await task
         assert service.serving
         assert service.counters[Counter.REQUESTS] == 1 << 60
+        service.failure = BootFailure.INTERNAL
+        assert not service.serving
         service.reset()
         assert service.stage is None
         assert not service.serving
