@@ -105,6 +105,8 @@ class Engine:
             if not all(tensor.name in known and _matches(known[tensor.name], tensor) for tensor in tensors):
                 raise ModelError(BootFailure.MODEL_SIGNATURE)
         self._values = any(tensor.datatype == "BF16" for tensor in signature.outputs)
+        if self._values and any(tensor.datatype == "BYTES" for tensor in signature.inputs):
+            raise ModelError(BootFailure.MODEL_REFUSED)  # OrtValues, which BF16 needs, take no strings
 
     def run(self, inputs: Sequence[tuple[tuple[int, ...], memoryview]], wanted: Sequence[int]) -> list[Output]:
         """Run once on (shape, data) in the signature's order; the wanted outputs by their place. Raises: RunError.

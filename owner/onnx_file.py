@@ -140,6 +140,11 @@ def _signature(proto: ModelProto) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...
     outputs = tuple(_tensor(value, "output") for value in proto.graph.output)
     if not inputs or not outputs:
         raise ModelRefusedError(Refusal.NO_SIGNATURE, "the model has no inputs or no outputs")
+    if any(tensor.datatype == "BYTES" for tensor in inputs) and any(tensor.datatype == "BF16" for tensor in outputs):
+        raise ModelRefusedError(
+            Refusal.DATATYPE,
+            "string inputs and bfloat16 outputs cannot meet in one model: ONNX Runtime's Python has no way to run it; cast one",
+        )
     return inputs, outputs
 
 

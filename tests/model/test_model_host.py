@@ -7,7 +7,7 @@ from pathlib import Path
 import signal
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 import pytest
 
 from enclave.errors import ModelError, RequestError
@@ -130,6 +130,15 @@ def test_bytes_that_are_no_model_are_refused(host: ModelHost, isolation: str, gr
     made = graphs.identity()
     with pytest.raises(ModelError):
         host.load(graphs.model(made[1], made[2], isolation=isolation), graph)
+
+
+@BOTH
+def test_strings_in_and_bfloat16_out_are_refused_at_boot(host: ModelHost, isolation: str) -> None:
+    """A model that would load and then fail every request is refused instead."""
+    inputs, outputs = (graphs.tensor("s", "BYTES", (1,)), graphs.tensor("x", "FP32", (1,))), (graphs.tensor("y", "BF16", (1,)),)
+    made = graphs.graph([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)], inputs, outputs)
+    with pytest.raises(ModelError, check=lambda error: error.boot_failure is BootFailure.MODEL_REFUSED):
+        host.load(graphs.model(inputs, outputs, isolation=isolation), made)
 
 
 def test_a_part_that_the_manifest_has_not_is_refused(host: ModelHost) -> None:

@@ -70,6 +70,12 @@ REFUSED: dict[str, tuple[bytes, Refusal]] = {
     "no inputs": (graphs.model(inputs=[]).SerializeToString(), Refusal.NO_SIGNATURE),
     "only initialisers as inputs": (graphs.model(inputs=[graphs.value("w", [4, 4])]).SerializeToString(), Refusal.NO_SIGNATURE),
     "no outputs": (graphs.model(outputs=[]).SerializeToString(), Refusal.NO_SIGNATURE),
+    "strings in, bfloat16 out": (
+        graphs.model(
+            inputs=[graphs.value("s", [], TensorProto.STRING)], outputs=[graphs.value("b", [1], TensorProto.BFLOAT16)]
+        ).SerializeToString(),
+        Refusal.DATATYPE,
+    ),
     "a name too long": (graphs.model(inputs=[graphs.value("x" * 129, [1])]).SerializeToString(), Refusal.NAME),
     "a name with a newline": (graphs.model(outputs=[graphs.value("y\n", [1])]).SerializeToString(), Refusal.NAME),
 }
