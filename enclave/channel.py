@@ -158,7 +158,10 @@ def encode_ready(failure: BootFailure | None) -> bytes:
     return _READY.pack(READY, 0 if failure is None else failure)
 
 
-_LOAD_FAILURES = {failure.value: failure for failure in (BootFailure.MODEL_LOAD, BootFailure.MODEL_SIGNATURE, BootFailure.INTERNAL)}
+_LOAD_FAILURES = {
+    failure.value: failure
+    for failure in (BootFailure.MODEL_LOAD, BootFailure.MODEL_REFUSED, BootFailure.MODEL_SIGNATURE, BootFailure.INTERNAL)
+}
 
 
 def parse_ready(data: bytes) -> BootFailure | None:

@@ -28,7 +28,7 @@ def test_requests_and_answers_come_through() -> None:
     assert parse(channel.encode_answer(ANSWER)) == ANSWER
     refused = Answer(number=7, code=Code.INVALID_VALUE, input=1)
     assert parse(channel.encode_answer(refused)) == refused
-    for failure in (None, BootFailure.MODEL_LOAD, BootFailure.MODEL_SIGNATURE, BootFailure.INTERNAL):
+    for failure in (None, BootFailure.MODEL_LOAD, BootFailure.MODEL_REFUSED, BootFailure.MODEL_SIGNATURE, BootFailure.INTERNAL):
         assert channel.parse_ready(channel.encode_ready(failure)) == failure
 
 
