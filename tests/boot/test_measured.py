@@ -115,3 +115,9 @@ def test_a_register_without_its_value_or_lock_stops_the_boot(tmp_path: Path, sig
     lying = Lying(simulated(tmp_path))
     lying.lie = lie
     assert failure(lambda: measure(lying, signed)) is BootFailure.PCR_MISMATCH
+
+
+def test_a_setting_that_this_version_does_not_keep_stops_the_boot() -> None:
+    """A manifest that asks for an audit log, which there is none of, is refused and not half obeyed."""
+    asked = envelope(audit=examples.a_manifest().audit)
+    assert failure(lambda: judge_manifest(asked, now=MANIFEST.not_after - 1, clocksource=SOURCE)) is BootFailure.MANIFEST_MALFORMED
