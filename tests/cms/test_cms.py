@@ -185,6 +185,15 @@ def test_lengths_of_any_other_form_are_refused(length: bytes) -> None:
         parse_envelope(envelope[:at] + b"\x02" + length)
 
 
+def test_a_length_announced_as_three_bytes_is_not_read_as_two() -> None:
+    """Only the two long forms that genuine answers need are read."""
+    envelope = build(bytes(32), Shape())
+    at = envelope.index(b"\x31\x82")
+    parse_envelope(envelope)
+    with pytest.raises(CmsError):
+        parse_envelope(envelope[: at + 1] + b"\x83" + envelope[at + 2 :])
+
+
 def test_lengths_reach_to_the_end_and_no_further() -> None:
     """A last value that claims one byte more than there is, primitive or constructed, is refused."""
     for shape in (Shape(indefinite=False), Shape(indefinite=False, primitive_content=True)):

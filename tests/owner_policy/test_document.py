@@ -57,6 +57,7 @@ REFUSED = {
     "no resource": (text(Resource=None), PolicyRule.RESOURCE),
     "both resources": (text(NotResource="*"), PolicyRule.RESOURCE),
     "a condition that is a list": (text(Condition=[]), PolicyRule.CONDITION),
+    "an operator with a list": (text(Condition={"Null": ["kms:ViaService"]}), PolicyRule.CONDITION),
     "an operator without keys": (text(Condition={"Null": {}}), PolicyRule.CONDITION),
     "a key without values": (text(Condition={"Null": {"k": []}}), PolicyRule.CONDITION),
     "a value that is null": (text(Condition={"Null": {"k": None}}), PolicyRule.CONDITION),
@@ -86,6 +87,13 @@ def test_the_forms_that_mean_the_same() -> None:
 def test_deleted_principals_are_kept_as_nobody(value: str) -> None:
     """A unique id is what AWS shows of a deleted principal; it matches no caller."""
     principals = parse(text(Principal={"AWS": value})).statements[0].principals
+    assert principals is not None and principals.entries[0].kind is PrincipalKind.NOBODY
+
+
+@pytest.mark.parametrize("principal", [{"Federated": "accounts.example"}, {"CanonicalUser": "0" * 64}])
+def test_identity_providers_and_canonical_users_are_kept_as_nobody(principal: dict[str, str]) -> None:
+    """Both are forms of the language, and neither is ever a caller of a model's key."""
+    principals = parse(text(Principal=principal)).statements[0].principals
     assert principals is not None and principals.entries[0].kind is PrincipalKind.NOBODY
 
 

@@ -269,6 +269,13 @@ def test_services_match_service_principals_alone() -> None:
     assert decide(policy(statement(), statement("Deny", None, NotPrincipal={"Service": "lambda.amazonaws.com"})), request).allowed
 
 
+def test_a_role_with_a_services_name_is_not_the_service() -> None:
+    """A service principal is no role, whatever the role is called."""
+    role = Principal(kind=CallerKind.ROLE, account=ACCOUNT, name="lambda.amazonaws.com", session="s")
+    request = Request(principal=role, action="kms:Decrypt", resource=KEY, identity=(ALL,))
+    assert not decide(policy(statement(principal={"Service": "lambda.amazonaws.com"})), request).allowed
+
+
 def test_a_decision_names_what_decided_and_why_nothing_else_did() -> None:
     """Every statement has a verdict; the deciding one is among them."""
     document = policy(
