@@ -14,7 +14,8 @@ PYTHON = python3
 VENV = .venv
 BIN = $(VENV)/bin
 LOCKS = requirements/dev.lock requirements/build.lock
-PYTEST = $(BIN)/python -P -m pytest
+# JUNIT: a directory for one report per target (.ci/run counts them).
+PYTEST = $(BIN)/python -P -m pytest $(if $(JUNIT),--junit-xml=$(JUNIT)/$@.xml)
 TEST_ARGUMENTS =
 CHECKED_TESTS = tests/contracts tests/docs
 
@@ -108,13 +109,14 @@ lane-oracles: $(VENV)/installed
 .PHONY: lane-oracles-attestation lane-browser bench-verify fuzz remove-checks
 lane-oracles: lane-oracles-attestation
 lane-oracles-attestation: $(VENV)/installed
-	@command -v faketime >/dev/null || { echo "faketime is missing; install it with: sudo apt-get install faketime"; exit 1; }
+	sh deploy/tools.sh faketime=faketime
 	@mkdir -p $(ORACLES)
 	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) attestation
 	$(BIN)/python -m tests.oracles.compare $(ORACLES)/attestation/bin/python
 
 # The attestation report in headless Chromium; screenshots in build/browser, to be looked at.
 lane-browser: $(VENV)/installed
+	sh deploy/tools.sh chromium=chromium
 	$(BIN)/python -m tests.browser.render build/browser
 
 bench-verify: $(VENV)/installed
@@ -134,7 +136,7 @@ remove-checks: $(VENV)/installed
 # Triton's own clients, requests and curl against a whole simulated appliance, and the voice example; needs curl and espeak-ng.
 .PHONY: lane-triton
 lane-triton: $(VENV)/installed
-	@for tool in curl espeak-ng; do command -v $$tool >/dev/null || { echo "$$tool is missing; install it with: sudo apt-get install $$tool"; exit 1; }; done
+	sh deploy/tools.sh curl=curl espeak-ng=espeak-ng
 	@mkdir -p $(ORACLES)
 	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) triton
 	ORACLES=$(ORACLES) $(PYTEST) -s tests/lanes/triton.py tests/lanes/voice.py $(TEST_ARGUMENTS)
@@ -148,7 +150,7 @@ qemu:
 # Whether Debian has moved on from base.lock is a question for releases, not for these.
 qemu-test qemu-topology qemu-pcr: export BASE_MOVED = accept
 
-lanes: qemu-test
+lanes: qemu-test lane-oracles lane-browser lane-triton
 
 qemu-test: image qemu
 	CLOISTER_KERNEL=$(KERNEL) CLOISTER_IMAGE=$(CURDIR)/$(IMAGE)/enclave.eif $(PYTEST) tests/qemu/lane_vsock.py tests/qemu/lane_image.py $(TEST_ARGUMENTS)
