@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 import os
 from pathlib import Path
+import subprocess
 import time
 
 from enclave import feed
@@ -68,6 +69,8 @@ def cold(machine: Machine) -> Cold:
         raise BootError(BootFailure.NSM_UNAVAILABLE) from None
     except PlatformError as error:
         raise BootError(error.boot_failure) from None
+    except subprocess.SubprocessError:  # the zygote could not give up what it had
+        raise BootError(BootFailure.PRIVILEGES_KEPT) from None
     except OSError:
         raise BootError(BootFailure.INTERNAL) from None
     return Cold(clock=clock, zygote=zygote)
