@@ -1,11 +1,14 @@
 """The mutation tool takes out what it says, and sees both fates."""
 
 import ast
+import json
+import os
 from pathlib import Path
-import time
+import subprocess
+import sys
 
-from tests.mutants.__main__ import Coverage, _Finder, run
-from tests.mutants.checks import Mutant, mutants
+from tests.mutants.__main__ import ROOT, _Finder
+from tests.mutants.checks import mutants
 
 SOURCE = """
 def f(x, y):
@@ -81,10 +84,26 @@ def test_killed_survived_and_uncovered_are_told_apart(tmp_path: Path) -> None:
     )
     (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {tmp_path}\n")
     low, fine = f"{test}::test_low", f"{test}::test_fine"
-    coverage = Coverage(lines={"wire_probe": {2: [low, fine], 4: [fine]}}, seconds={})
-    todo: list[Mutant] = mutants("wire_probe", module.read_text())
-    fates = run(todo, {"wire_probe": module}, coverage, jobs=2, deadline=time.monotonic() + 60)
-    assert fates == {
+    # A process of its own, as `make mutants` is one: a fork of this one would take over the threads' locks of other tests.
+    program = (
+        "import json, pathlib, time\n"
+        "from tests.mutants.__main__ import Coverage, run\n"
+        "from tests.mutants.checks import mutants\n"
+        f"module = pathlib.Path({str(module)!r})\n"
+        f"coverage = Coverage(lines={{'wire_probe': {{2: [{low!r}, {fine!r}], 4: [{fine!r}]}}}}, seconds={{}})\n"
+        "todo = mutants('wire_probe', module.read_text())\n"
+        "fates = run(todo, {'wire_probe': module}, coverage, jobs=2, deadline=time.monotonic() + 60)\n"
+        "print(json.dumps(fates))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == {
         "wire_probe f x < 0": "killed",
         "wire_probe f x > 9": "survived",
         "wire_probe f x == 5": "uncovered",
