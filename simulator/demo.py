@@ -1,4 +1,4 @@
-"""`python -P -m simulator demo`: the whole appliance on one machine, on real measurements, with three lies at the end."""
+"""`python -P -m simulator demo`: the whole appliance on one machine, on real measurements, with five lies at the end."""
 
 import argparse
 import asyncio
@@ -25,7 +25,7 @@ from simulator.patients import INPUT, MODEL, VERSION, Patients, train
 from simulator.world import World, WorldError
 
 HEADING = "SIMULATED WORLD: proves the protocol, not the hardware"
-LIES = ("other-image", "swapped-session-key", "swapped-model-and-key")
+LIES = ("other-image", "swapped-session-key", "swapped-model-and-key", "manifest-below-floor", "old-epoch")
 ROUNDS = 60
 
 
