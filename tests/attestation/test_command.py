@@ -271,6 +271,11 @@ def test_a_pack_is_whole_and_bounded() -> None:
     short = [("index.json", json.dumps({**index, "sha256": fewer}).encode()), *[item for item in members[1:] if item[0] != "nonce.bin"]]
     for bad in (changed, other, late, more, bomb, short, members[1:], members[:-1], [*members, ("../x", b"")], [*members, members[-1]]):
         assert refused(_zip(bad)) == "MalformedPackError"
+    huge = bytes((1 << 20) + 1)
+    listed = {**index, "sha256": {**index["sha256"], "report.html": hashlib.sha256(huge).hexdigest()}}
+    assert refused(_zip([("index.json", json.dumps(listed).encode()), *members[1:], ("report.html", huge)])) == "MalformedPackError"
+    fits = {**index, "sha256": {**index["sha256"], "report.html": hashlib.sha256(huge[1:]).hexdigest()}}
+    assert refused(_zip([("index.json", json.dumps(fits).encode()), *members[1:], ("report.html", huge[1:])])) == "accepted"
     for data in (b"", good[:-30], bytes((8 << 20) + 1)):
         assert refused(data) == "MalformedPackError"
     assert pack.build(appraised_at=forge.NOW, members=pack.read(good).members) == good

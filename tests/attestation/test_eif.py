@@ -244,6 +244,7 @@ SIGNATURES: list[tuple[str, bytes, Check]] = [
     ("two entries", cbor2.dumps([1, 2]), Check.EIF_SIGNATURE_FORM),
     ("no map", cbor2.dumps([1]), Check.EIF_SIGNATURE_FORM),
     ("a member too many", cbor2.dumps([{"signing_certificate": [], "signature": [], "x": 0}]), Check.EIF_SIGNATURE_FORM),
+    ("a member too many in a good one", cbor2.dumps([{**cbor2.loads(section())[0], "x": 0}]), Check.EIF_SIGNATURE_FORM),
     ("byte strings", cbor2.dumps([{"signing_certificate": PEM, "signature": b""}]), Check.EIF_SIGNATURE_FORM),
     ("numbers over 255", cbor2.dumps([{"signing_certificate": [256], "signature": []}]), Check.EIF_SIGNATURE_FORM),
     ("no certificate", section(pem=b"text"), Check.EIF_SIGNATURE_FORM),

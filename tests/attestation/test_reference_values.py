@@ -178,6 +178,13 @@ def test_a_file_is_strict_json(data: bytes) -> None:
     assert refused(data) == Check.REFERENCE_VALUES
 
 
+def test_json_is_bounded() -> None:
+    """A value that is good but for its length is refused at the first byte too many."""
+    assert 1 == strict_json.parse(b"1" + b" " * 9, limit=10)
+    with pytest.raises(strict_json.MalformedJsonError):
+        strict_json.parse(b"1" + b" " * 10, limit=10)
+
+
 def test_a_duplicate_member_never_hides_another() -> None:
     """The file as a whole is good but for a second `pcr16`."""
     data = render(VALUES).replace(b'"pcr17"', b'"pcr16": "' + OTHER.hex().encode() + b'", "pcr17"', 1)
@@ -336,6 +343,7 @@ BAD: list[dict[str, Any]] = [
     {"entries": [{"pcrs": {0: OTHER}, "reason": "\x1b"}]},
     {"entries": [{"pcrs": {"0": OTHER}, "reason": ""}]},
     {"entries": [{"pcrs": [OTHER], "reason": ""}]},
+    {"entries": [{"pcrs": {0: OTHER, "1": OTHER}, "reason": ""}]},
     {"entries": [{"pcrs": {0: OTHER}, "reason": "", "more": 1}]},
 ]
 

@@ -199,7 +199,7 @@ def test_a_bomb_of_elements_is_refused_before_the_loop() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "count"),
-    [((), 1), ((0, 5), 0), ((2, 3), 6), ((1 << 31,), 1 << 31), ((1 << 31, 2), None), ((0, 1 << 62), None), ((-1,), None)],
+    [((), 1), ((0, 5), 0), ((2, 3), 6), ((1 << 31,), 1 << 31), ((1 << 31, 2), None), ((0, 1 << 62), None), ((-1,), None), ((-2, -3), None)],
 )
 def test_elements_are_counted_in_range(shape: tuple[int, ...], count: int | None) -> None:
     """A shape has a number of elements, or is out of every library's range."""
