@@ -141,7 +141,8 @@ def test_appraise_accepts_the_whole_body_alone(run: Run, evidence: Path, values:
     assert whole.json["evidence_sha256"] == hashlib.sha256(evidence.read_bytes()).hexdigest()
     bare = run("attestation", "appraise", tmp_path / "document", *arguments, "--json")
     assert (bare.exit, [item["reason"] for item in bare.json["mismatches"]]) == (1, ["binding-missing"])
-    assert run("attestation", "appraise", tmp_path / "document", "--config", tmp_path / "config", *arguments).exit == 2
+    for name in ("config", "pk"):
+        assert run("attestation", "appraise", tmp_path / "document", f"--{name}", tmp_path / name, *arguments).exit == 2
 
 
 def test_every_mismatch_is_said_at_once(run: Run, tmp_path: Path, values: Path) -> None:
