@@ -30,7 +30,7 @@ from tests.mutants.checks import Mutant, mutants
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("wire", "attestation", "enclave.session", "enclave.cms", "enclave.kms", "enclave.boot", "enclave.artifact")
 # Folders of tests that run in this process; those that start worlds would show nothing, for a child process imports its own.
-TESTS = ("wire", "session", "attestation", "cms", "enclave_kms", "artifact", "nsm", "boot", "request")
+TESTS = ("wire", "session", "attestation", "cms", "enclave_kms", "artifact", "nsm", "boot", "request", "tensors")
 LEFT_OUT = ("__init__", "__main__")
 SURVIVORS = Path(__file__).with_name("survivors.txt")
 WORK = ROOT / "build" / "mutants"
