@@ -136,8 +136,11 @@ def _count_lost(counters: dict[Counter, int]) -> None:
     counters[Counter.WORKERS_LOST] = counters.get(Counter.WORKERS_LOST, 0) + 1
 
 
-def run(*, nsm: Nsm, platform: Platform, endpoints: Endpoints) -> int:
-    """Boot and serve until terminated; the process's exit code: 0 after an orderly end, 1 after a stopped boot."""
+def run(*, nsm: Nsm, platform: Platform, endpoints: Endpoints, memory: Path = MEMORY_FOLDER) -> int:
+    """Boot and serve until terminated; the process's exit code: 0 after an orderly end, 1 after a stopped boot.
+
+    `memory`: the folder for weights, refused unless it is backed by memory.
+    """
     machine = Machine(nsm=nsm, platform=platform, endpoints=endpoints)
     stage = Stage.COLD
     counters: dict[Counter, int] = {}
@@ -149,7 +152,7 @@ def run(*, nsm: Nsm, platform: Platform, endpoints: Endpoints) -> int:
         tell(machine, stage)
         signed = measured(machine, started.clock)
         tell(machine, stage := Stage.MEASURED)
-        host = ModelHost(started.zygote, MEMORY_FOLDER, on_lost=lambda: _count_lost(counters))
+        host = ModelHost(started.zygote, memory, on_lost=lambda: _count_lost(counters))
         for stage in load(machine, started.clock, signed, host):
             tell(machine, stage)
         serve(machine, started.clock, signed, host, counters)

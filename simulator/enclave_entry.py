@@ -142,7 +142,10 @@ def main(directory: str) -> int:
     if Path(directory).resolve() not in Path(enclave.__file__).resolve().parents:
         raise SystemExit("the enclave's code is not that of the directory")
     _end_with_hypervisor()
-    return boot.run(nsm=SocketNsm(socket_call(NSM_SOCKET)), platform=SimulatedPlatform(), endpoints=ENDPOINTS)
+    # Weights lie in the run's own directory where that is memory, and so go with the world, however the enclave ends.
+    run = Path.cwd()
+    memory = run if boot.MEMORY_FOLDER in run.parents else boot.MEMORY_FOLDER
+    return boot.run(nsm=SocketNsm(socket_call(NSM_SOCKET)), platform=SimulatedPlatform(), endpoints=ENDPOINTS, memory=memory)
 
 
 if __name__ == "__main__":

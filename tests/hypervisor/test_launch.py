@@ -21,10 +21,12 @@ from tests.vectors_path import ROOT
 
 # Stands for enclave.boot: says what it sees of its world on the console, then waits as a serving enclave does.
 BOOT = """
-    import base64, json, os, sys, time
+    import base64, json, os, pathlib, sys, time
     import enclave, wire
 
-    def run(*, nsm, platform, endpoints):
+    MEMORY_FOLDER = pathlib.Path("/dev/shm")
+
+    def run(*, nsm, platform, endpoints, memory):
         try:
             import simulator
             reachable = True
