@@ -16,7 +16,7 @@ from wire.errors import Code, WireError
 from wire.frame import FrameBuffer, FrameType
 from wire.handshake import HANDSHAKE_SECONDS
 from wire.message import Message, Refused
-from wire.record import Octets
+from wire.record import Octets, RecordError
 
 WRITE_HIGH_WATER = 1 << 20
 PREAMBLE_MAX = 4096
@@ -203,6 +203,10 @@ class Connection(asyncio.BufferedProtocol):
         self._answers[number] = answer
         try:
             await self._send(frames)
+        except RecordError:  # used up before the message was whole, so that the enclave does not run it
+            self._answers.pop(number, None)
+            self.abort()
+            raise SessionLostError(self.ended, sent=False) from None
         except BaseException:
             self._answers.pop(number, None)
             if not answer.cancel():

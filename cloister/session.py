@@ -242,7 +242,7 @@ class CallerSession:
                 return None
         else:
             self._forgotten.add(message)
-        return bytes(self._sealer.control(records.Kind.CANCEL, message, {}))
+        return _control(self._sealer, records.Kind.CANCEL, message, {})
 
     def close(self) -> bytes | None:
         """The close record, once: no more requests, the one under way ends undelivered; answers to whole ones still come."""
@@ -251,7 +251,7 @@ class CallerSession:
         self._closing = True
         self._open -= self._unsent
         self._unsent.clear()
-        return bytes(self._sealer.control(records.Kind.CLOSE, 0, {records.CLOSE_CODE: Code.OK}))
+        return _control(self._sealer, records.Kind.CLOSE, 0, {records.CLOSE_CODE: Code.OK})
 
     def record(self, frame: records.Octets) -> Event | None:
         """Take one record: an answer, the session's end, or nothing yet. Raises: SessionViolation."""
@@ -287,6 +287,14 @@ class CallerSession:
         self._stray += 1
         if self._stray > records.STRAY_MAX:
             raise records.RecordError("too many answers to messages that are not open")
+        return None
+
+
+def _control(sealer: records.RecordSealer, kind: records.Kind, message: int, fields: dict[int, int]) -> bytes | None:
+    """A control record's frame; None where the session's records are used up."""
+    try:
+        return bytes(sealer.control(kind, message, fields))
+    except records.RecordError:
         return None
 
 

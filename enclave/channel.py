@@ -14,6 +14,7 @@ from wire.errors import BootFailure, Code
 from wire.tensor import RANK_MAX, TENSORS_MAX
 
 ALIGNMENT = 64
+SLACK = ALIGNMENT * TENSORS_MAX  # an area is so much longer than the bytes of tensors that it may hold
 MESSAGE_MAX = 65_536
 NO_INPUT = 0xFFFF
 

@@ -21,7 +21,7 @@ from wire.errors import Code, MalformedFrameError
 from wire.frame import FrameBuffer, FrameType
 from wire.handshake import HANDSHAKE_SECONDS
 from wire.message import Message, Refused
-from wire.record import Octets
+from wire.record import Octets, RecordError
 
 GRACE_SECONDS = 60.0
 WRITE_HIGH_WATER = 1 << 20
@@ -269,7 +269,11 @@ class Connection(asyncio.BufferedProtocol):
     def _send(self) -> None:
         """Seal and write one record after another while the transport takes them."""
         while self._blocked_at is None and not self._gone() and self._session.state is State.OPEN:
-            frame = self._out.next()
+            try:
+                frame = self._out.next()
+            except RecordError:  # the session's records are used up: no answer can be sealed any more, nor a close
+                self._abort()
+                return
             if frame is None:
                 break
             self._write(frame)

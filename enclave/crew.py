@@ -9,14 +9,14 @@ import mmap
 import os
 import socket
 
-from enclave.channel import ALIGNMENT, Answer, BrokenWorkerError, Request, Slot, place
+from enclave.channel import SLACK, Answer, BrokenWorkerError, Request, Slot, place
 from enclave.errors import RequestError
 from enclave.memory import area
 from enclave.tensor import TensorView
 from enclave.zygote import Zygote
 from wire.errors import Code
 from wire.manifest_values import Runtime, Tensor
-from wire.tensor import ITEM_BYTES, PREFIX_BYTES, TENSORS_MAX, elements, fits
+from wire.tensor import ITEM_BYTES, PREFIX_BYTES, elements, fits
 
 # Copies larger than this are cut, so that the loop serves others in between.
 COPY_BYTES = 4 << 20
@@ -66,11 +66,10 @@ class Hand:
 
 def hire(zygote: Zygote, runtime: Runtime, sources: Sequence[int]) -> Hand:
     """A new worker, told to load the model that `sources` describe. Raises: OSError, WorkersGoneError."""
-    slack = ALIGNMENT * TENSORS_MAX
     with contextlib.ExitStack() as stack:
         descriptors = []
         for name, length in (("inputs", runtime.request_bytes), ("outputs", runtime.answer_bytes)):
-            descriptors.append(area(name, length + slack))
+            descriptors.append(area(name, length + SLACK))
             stack.callback(os.close, descriptors[-1])
         inputs, outputs = (mmap.mmap(descriptor, 0) for descriptor in descriptors)
         number, channel = zygote.spawn()

@@ -162,8 +162,10 @@ class WorkerPool:
         if sum(slot.length for slot in answer.outputs) > self.model.runtime.answer_bytes:
             raise BrokenWorkerError("outputs longer than the limit, which the worker knows")
         worker.stop_timer()
-        if worker.answer.done():
+        if worker.answer.cancelled():
             self._free(worker)  # nobody waits for this answer any more
+        elif worker.answer.done():
+            raise BrokenWorkerError("a second answer, while the first is still read")
         else:
             worker.answer.set_result(answer)
 

@@ -13,6 +13,7 @@ import socket
 
 from enclave.channel import (
     MESSAGE_MAX,
+    SLACK,
     Answer,
     BrokenWorkerError,
     Request,
@@ -122,8 +123,8 @@ class Worker:
             return Answer(number=request.number, code=error.code, input=error.input)
         except MemoryError:
             return Answer(number=request.number, code=Code.OUT_OF_MEMORY)
-        offsets, length = place([len(output.data) for output in found])
-        if length > len(self._outputs):
+        offsets, _ = place([len(output.data) for output in found])
+        if sum(len(output.data) for output in found) > len(self._outputs) - SLACK:  # what the enclave ends a worker for
             return Answer(number=request.number, code=Code.ANSWER_TOO_LARGE)
         target = memoryview(self._outputs)
         slots = []

@@ -345,3 +345,37 @@ def test_a_worker_that_answers_before_it_was_asked(stages: list[Stage], until: C
 
     asyncio.run(run())
     pool.close()
+
+
+def test_a_second_answer_ends_the_worker(stages: list[Stage]) -> None:
+    """A worker that answers twice, while its first answer is still copied, is ended and never given to two requests at once."""
+    count = 3 << 20  # elements: more than is copied in one go
+    answer = saying(Slot(offset=0, length=4 * count, shape=(count,)))
+
+    class Twice(Stage):
+        def _worker(self, channel: socket.socket, lie: Lie) -> None:
+            with channel, contextlib.suppress(OSError):
+                socket.recv_fds(channel, 1, 4)
+                channel.send(self._ready)
+                while data := channel.recv(1 << 16):
+                    said = lie(parse_request(data, area=1 << 30))
+                    for _ in range(2 if lie is answer else 1):
+                        channel.send(said or b"")
+
+    stages.append(stage := Twice([answer, honest]))
+    _, inputs, outputs = graphs.identity("FP32")
+    model = graphs.model(inputs, outputs, runtime=Runtime(seconds=5, request_bytes=1 << 16, answer_bytes=4 * count))
+    description = Description(inputs=inputs, outputs=outputs, reject_non_finite=False, threads=1, memory_bytes=1, weights=None)
+    lost: list[int] = []
+    pool = WorkerPool(model, description, b"", stage, lambda: lost.append(1))  # type: ignore[arg-type]
+    pool.start()
+
+    async def run() -> list[TensorView]:
+        first, second = asyncio.create_task(pool.infer(SENT, (0,), None)), asyncio.create_task(pool.infer(SENT, (0,), None))
+        await asyncio.wait([first])
+        async with asyncio.timeout(20):
+            return await second
+
+    assert asyncio.run(run())[0].shape == (2,)
+    assert (stage.killed, lost) == ([1], [1])
+    pool.close()

@@ -30,7 +30,7 @@ from wire.endpoint import Endpoint, Tcp, Unix, UnixConnect
 from wire.errors import Code
 from wire.manifest import Limits
 from wire.message import Message, encode
-from wire.record import Octets
+from wire.record import RECORDS_MAX, Octets
 
 DATA = bytes(range(256)) * 64
 
@@ -445,5 +445,25 @@ def test_more_at_once_than_the_enclave_takes(tmp_path: Path) -> None:
             assert 20 == done.count(DATA)
             assert max(at_once) <= 3
             assert DATA == await asked(caller)
+
+    run(work())
+
+
+@pytest.mark.parametrize("side", ["caller", "enclave"])
+def test_records_used_up(tmp_path: Path, side: str) -> None:
+    """Once a direction's records are used up the session ends at both sides, and the next request opens another."""
+
+    async def work() -> None:
+        async with appliance(tmp_path) as there, client(Unix(there.path)) as caller:
+            await asked(caller)
+            ours, theirs = caller._current.connection._session, there.connections[0]._session  # type: ignore[union-attr]
+            sender, receiver = (ours, theirs) if side == "caller" else (theirs, ours)
+            sender._sealer._sequence = receiver._reader._opener._sequence = RECORDS_MAX - 1  # type: ignore[union-attr]
+            assert DATA == await asked(caller)  # the last record
+            if side == "enclave":
+                with pytest.raises(SessionLostError):
+                    await asked(caller)
+            assert DATA == await asked(caller)
+            assert 2 == there.accepted
 
     run(work())
