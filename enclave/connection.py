@@ -227,7 +227,12 @@ class Connection(asyncio.BufferedProtocol):
         if not self._desk.memory.take(size):
             raise MemoryError
         self._arriving = size
-        return aligned(size)
+        try:
+            return aligned(size)
+        except MemoryError:
+            self._desk.memory.give(size)
+            self._arriving = 0
+            raise
 
     def _request(self, message: Message | Refused) -> None:
         caller = self._caller

@@ -15,14 +15,26 @@ Find = Callable[[str, str], Model]
 
 
 async def infer(
-    host: ModelHost, pipeline: Pipeline, find: Find, inputs: Sequence[TensorView], outputs: Sequence[int], *, deadline: float | None
+    host: ModelHost,
+    pipeline: Pipeline,
+    find: Find,
+    inputs: Sequence[TensorView],
+    outputs: Sequence[int],
+    *,
+    deadline: float | None,
+    reserve: Callable[[int], None],
 ) -> list[TensorView]:
-    """Run every step in order; the pipeline's wanted outputs by their place. Raises: RequestError."""
+    """Run every step in order; the pipeline's wanted outputs by their place. Raises: RequestError.
+
+    `reserve` is told the bytes of each step's outputs, which are kept until the last step has run; it may raise.
+    """
     known = {tensor.name: tensor for tensor in inputs}
     for step in pipeline.steps:
         if deadline is not None and asyncio.get_running_loop().time() >= deadline:
             raise RequestError(Code.DEADLINE_EXPIRED)
-        known |= await _run(host, find(step.model, step.version), step, known, deadline)
+        made = await _run(host, find(step.model, step.version), step, known, deadline)
+        reserve(sum(len(tensor.data) for tensor in made.values()))
+        known |= made
     found = [(pipeline.outputs[at], known[pipeline.outputs[at].name]) for at in outputs]
     if not all(fits(tensor.shape, wanted.shape) for wanted, tensor in found):
         raise RequestError(Code.MODEL_FAILED)

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable
 import contextlib
 from dataclasses import dataclass
-import json
 import logging
 import re
 import signal
@@ -26,6 +25,7 @@ from enclave.model import ModelHost
 from enclave.nsm import NsmError
 from enclave.serve import ListenError, Server, listen
 from enclave.session import Caller, Terms
+from enclave.tensor import TensorView
 from wire.counters import Counter
 from wire.errors import BootFailure, Code, Stage
 from wire.evidence import CALLERS_ANYONE, CALLERS_ISSUERS, Config, encode_config
@@ -52,6 +52,7 @@ class Service:
     manifest: Manifest
     host: ModelHost
     quotas: Quotas
+    memory: Memory
     count: Callable[[Counter], None]
 
     async def answer(self, message: Message | Refused, caller: Caller) -> list[Octets]:
@@ -89,7 +90,7 @@ class Service:
 
     async def _route(self, message: Message, caller: Caller, served: Served | None, action: str, least: int) -> list[Octets]:
         if served is not None and action == "infer":
-            if not self.quotas.charge(caller.subject, caller.quota, len(message.json) + len(message.tensors)):
+            if not self.quotas.charge(caller.account, caller.quota, len(message.json) + len(message.tensors)):
                 self.count(Counter.QUOTA_REFUSALS)
                 raise RequestError(Code.QUOTA_EXHAUSTED)
             return await self._infer(message, served, least)
@@ -109,20 +110,12 @@ class Service:
                     raise RequestError(Code.MODEL_NOT_READY)
                 return encode(json=b"{}")
             case "/v2/repository/index":
-                return encode(json=self._index(caller))
+                return encode(json=request.render_index(self._visible(caller), self._ready))
         raise RequestError(Code.UNKNOWN_PATH)
 
     @property
     def _entries(self) -> list[Served]:
         return [*self.manifest.models, *self.manifest.pipelines]
-
-    def _index(self, caller: Caller) -> bytes:
-        """The repository index: what this caller may ask for."""
-        states = [
-            {"name": entry.id, "version": entry.version, "state": "READY" if self._ready(entry) else "UNAVAILABLE", "reason": ""}
-            for entry in self._visible(caller)
-        ]
-        return json.dumps(states, separators=(",", ":")).encode()
 
     def _visible(self, caller: Caller) -> list[Served]:
         return [entry for entry in self._entries if caller.models is None or entry.id in caller.models]
@@ -145,16 +138,22 @@ class Service:
         seconds = message.deadline_ms / 1000 if message.deadline_ms else None
         deadline = None if seconds is None else loop.time() + seconds
         try:
-            async with asyncio.timeout(seconds):
-                places = [wanted.at for wanted in asked.outputs]
-                if isinstance(served, Model):
-                    outputs = await self.host.infer(served, asked.inputs, places, deadline=deadline)
-                else:
-                    outputs = await pipeline.infer(self.host, served, self._model, asked.inputs, places, deadline=deadline)
+            with self.memory.hold() as reserve:
+                reserve(sum(len(tensor.data) for tensor in asked.inputs) - len(message.tensors))  # what JSON grew to
+                async with asyncio.timeout(seconds):
+                    outputs = await self._outputs(served, asked, deadline, reserve)
         except TimeoutError:
             raise RequestError(Code.DEADLINE_EXPIRED) from None
         body, buffers = request.render_infer(served, asked, outputs)
         return encode(json=body, tensors=buffers, least=least)
+
+    async def _outputs(
+        self, served: Served, asked: request.InferRequest, deadline: float | None, reserve: Callable[[int], None]
+    ) -> list[TensorView]:
+        places = [wanted.at for wanted in asked.outputs]
+        if isinstance(served, Model):
+            return await self.host.infer(served, asked.inputs, places, deadline=deadline)
+        return await pipeline.infer(self.host, served, self._model, asked.inputs, places, deadline=deadline, reserve=reserve)
 
 
 def config_of(signed: SignedManifest) -> Config:
@@ -186,6 +185,13 @@ def terms_of(signed: SignedManifest) -> Terms:
     )
 
 
+def memory_of(manifest: Manifest, terms: Terms) -> int:
+    """Bytes that all sessions together may hold: enough for any one request, and for what its pipeline keeps between steps."""
+    answers = {(model.id, model.version): model.runtime.answer_bytes for model in manifest.models}
+    kept = max((sum(answers[step.model, step.version] for step in pipeline.steps) for pipeline in manifest.pipelines), default=0)
+    return max(BUFFERED_SESSIONS * terms.limits.unsent_bytes, BUFFERED_REQUESTS * (terms.request_bytes + kept))
+
+
 async def _refresh_clock(clock: TrustedClock) -> None:
     """Ask the NSM for the time every ten minutes; where it does not answer the old base goes on."""
     while True:
@@ -205,9 +211,9 @@ async def _serve(machine: Machine, clock: TrustedClock, signed: SignedManifest, 
     loop.set_exception_handler(lambda *_: None)  # asyncio would write a traceback, with content, to the console
     terms = terms_of(signed)
     evidence = EvidenceSource(machine.nsm, waiting=terms.limits.handshakes)
-    memory = Memory(max(BUFFERED_SESSIONS * terms.limits.unsent_bytes, BUFFERED_REQUESTS * terms.request_bytes))
+    memory = Memory(memory_of(signed.manifest, terms))
     desk = Desk(terms=terms, evidence=evidence, answer=_unserved, now=clock.now, counters=counters, memory=memory)
-    desk.answer = Service(manifest=signed.manifest, host=host, quotas=Quotas(clock=boottime), count=desk.count).answer
+    desk.answer = Service(manifest=signed.manifest, host=host, quotas=Quotas(clock=boottime), memory=memory, count=desk.count).answer
     try:
         server = Server(listen(machine.endpoints.session), desk)
     except ListenError:

@@ -47,9 +47,9 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who opened the session; `models` None means every model (callers "anyone")."""
+    """Who opened the session: `account` is the issuer's key and the subject. Callers "anyone": no account, and `models` None is all."""
 
-    subject: str | None
+    account: tuple[bytes, str] | None
     models: frozenset[str] | None
     quota: Quota | None
     seconds: int
@@ -175,14 +175,16 @@ class EnclaveSession:
         if isinstance(terms.callers, Anyone):
             if opening.credential:
                 raise credentials.CredentialError(Code.OPEN_MALFORMED)  # who says who he is to everyone's enclave is not served
-            return Caller(subject=None, models=None, quota=terms.quota, seconds=terms.limits.session_seconds)
-        credential = credentials.accept(opening.credential, terms.callers, deployment=terms.deployment, owner_key=terms.owner_key, now=now)
+            return Caller(account=None, models=None, quota=terms.quota, seconds=terms.limits.session_seconds)
+        issuer, credential = credentials.accept(
+            opening.credential, terms.callers, deployment=terms.deployment, owner_key=terms.owner_key, now=now
+        )
         credentials.accept_signature(credential, opening.signature, th1=self._th1, secret=opening.secret, data=opening.credential)
         quota = credential.quota
         if terms.quota is not None:
             quota = Quota(requests=min(quota.requests, terms.quota.requests), bytes=min(quota.bytes, terms.quota.bytes))
         seconds = min(terms.limits.session_seconds, max(1, int(credential.expires + credentials.SKEW_SECONDS - now)))
-        return Caller(subject=credential.subject, models=frozenset(credential.models), quota=quota, seconds=seconds)
+        return Caller(account=(issuer, credential.subject), models=frozenset(credential.models), quota=quota, seconds=seconds)
 
     @property
     def mid_message(self) -> bool:

@@ -17,7 +17,7 @@ from parent.errors import BindError, ParentError
 from wire.endpoint import Endpoint, Tcp, Unix, UnixConnect, Vsock, render
 
 BACKLOG = 512
-PAUSE_SECONDS = 0.1  # after accept found no file descriptor left
+PAUSE_SECONDS = 0.1  # after accept failed
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 log = logging.getLogger(__name__)
@@ -173,10 +173,11 @@ class Listener:
                 try:
                     stream, peer = await loop.sock_accept(self._socket)
                 except OSError as error:
-                    if error.errno not in _EXHAUSTED:
-                        continue  # the peer went away between its connection and our accept
-                    # The connection stays in the backlog until a session ends.
-                    self.exhausted += 1
+                    if error.errno == errno.ECONNABORTED:
+                        await asyncio.sleep(0)  # the peer went away between its connection and our accept
+                        continue
+                    # Of descriptors or memory there are none left: the connection stays in the backlog until a session ends.
+                    self.exhausted += error.errno in _EXHAUSTED
                     await asyncio.sleep(PAUSE_SECONDS)
                     continue
                 self._admit(stream, peer)

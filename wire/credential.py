@@ -136,8 +136,8 @@ def issue(credential: Credential, issuer: Ed25519PrivateKey) -> bytes:
     return data
 
 
-def accept(data: bytes, issuers: Issuers, *, deployment: str, owner_key: bytes, now: float) -> Credential:
-    """Judge a credential as the enclave does. Raises: CredentialError with the first rule that it breaks.
+def accept(data: bytes, issuers: Issuers, *, deployment: str, owner_key: bytes, now: float) -> tuple[bytes, Credential]:
+    """Judge a credential as the enclave does; its issuer's key and its claims. Raises: CredentialError with the first broken rule.
 
     Not checked: which model is asked for (per request), the session's signature (`accept_signature`).
     """
@@ -165,7 +165,7 @@ def accept(data: bytes, issuers: Issuers, *, deployment: str, owner_key: bytes, 
         raise CredentialError(Code.CREDENTIAL_EXPIRED)
     if now < max(credential.not_before, credential.issued) - SKEW_SECONDS:
         raise CredentialError(Code.CREDENTIAL_NOT_YET_VALID)
-    return credential
+    return issuer, credential
 
 
 def accept_signature(credential: Credential, signature: bytes, *, th1: bytes, secret: bytes, data: bytes) -> None:

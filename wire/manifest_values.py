@@ -48,7 +48,7 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One version of one model. `answer_padding` is the size in bytes to which every answer, errors too, is padded."""
+    """One version of one model. `answer_padding`: the size in bytes to which answers and errors are padded (protocol.md: which not)."""
 
     id: str
     version: str

@@ -136,20 +136,24 @@ def test_a_failed_call_gives_its_permit_back() -> None:
     run(work, waiting=1)
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 60), st.integers(0, 1800)), max_size=60))
-def test_quotas_against_a_plain_count(uses: list[tuple[str, int, int]]) -> None:
-    """Every subject has its own hour, from its first request on; what would exceed its quota is refused and not counted."""
+@given(
+    st.lists(
+        st.tuples(st.tuples(st.sampled_from([b"x", b"y"]), st.sampled_from("ab")), st.integers(0, 60), st.integers(0, 1800)), max_size=60
+    )
+)
+def test_quotas_against_a_plain_count(uses: list[tuple[tuple[bytes, str], int, int]]) -> None:
+    """Every subject of every issuer has its own hour, from its first request on; what would exceed its quota is refused and not counted."""
     now, quota = [0.0], Quota(requests=5, bytes=100)
     quotas = Quotas(clock=lambda: now[0])
-    hours: dict[str, tuple[float, list[int]]] = {}
-    for subject, size, later in uses:
+    hours: dict[tuple[bytes, str], tuple[float, list[int]]] = {}
+    for account, size, later in uses:
         now[0] += later
-        since, taken = hours.get(subject, (now[0], []))
+        since, taken = hours.get(account, (now[0], []))
         if now[0] - since >= HOUR_SECONDS:
             since, taken = now[0], []
         fits = len(taken) < 5 and sum(taken) + size <= 100
-        hours[subject] = (since, [*taken, size] if fits else taken)
-        assert fits is quotas.charge(subject, quota, size)
+        hours[account] = (since, [*taken, size] if fits else taken)
+        assert fits is quotas.charge(account, quota, size)
 
 
 def test_no_quota_is_no_limit() -> None:

@@ -1,7 +1,8 @@
 """Models chained in the enclave: the right tensors meet, and what goes wrong in between is the model's failure."""
 
 import asyncio
-from typing import Any
+import contextlib
+from typing import Any, cast
 
 import numpy as np
 from onnx import helper
@@ -9,6 +10,7 @@ import pytest
 
 from enclave import pipeline
 from enclave.errors import RequestError
+from enclave.limits import Memory
 from enclave.model import ModelHost
 from enclave.tensor import TensorView
 from tests.model import graphs
@@ -31,13 +33,17 @@ def view(name: str, values: list[float]) -> TensorView:
     return TensorView(name=name, datatype="FP32", shape=array.shape, data=array.tobytes(), path="inputs[0]")
 
 
+def free(size: int) -> None:
+    """As much memory as anybody wants."""
+
+
 def run(
     host: ModelHost, models: list[Model], made: Pipeline, inputs: list[TensorView], wanted: list[int], **options: Any
 ) -> list[TensorView]:
     def find(name: str, version: str) -> Model:
         return next(model for model in models if (model.id, model.version) == (name, version))
 
-    return asyncio.run(pipeline.infer(host, made, find, inputs, wanted, deadline=options.get("deadline")))
+    return asyncio.run(pipeline.infer(host, made, find, inputs, wanted, deadline=options.get("deadline"), reserve=free))
 
 
 def chain(*steps: Step, inputs: tuple[Tensor, ...] = (tensor("a"),), outputs: tuple[Tensor, ...] = (tensor("b"),)) -> Pipeline:
@@ -92,7 +98,9 @@ def test_a_dimension_that_a_later_step_fixes(host: ModelHost) -> None:
 
 
 async def _infer(host: ModelHost, models: list[Model], made: Pipeline, inputs: list[TensorView]) -> list[TensorView]:
-    return await pipeline.infer(host, made, lambda name, _: next(m for m in models if m.id == name), inputs, [0], deadline=None)
+    return await pipeline.infer(
+        host, made, lambda name, _: next(m for m in models if m.id == name), inputs, [0], deadline=None, reserve=free
+    )
 
 
 def test_an_output_that_is_not_the_pipelines(host: ModelHost) -> None:
@@ -125,7 +133,7 @@ async def _infer_again(two: Model, small: Model, made: Pipeline) -> list[TensorV
             return [TensorView(name="out", datatype="FP32", shape=inputs[0].shape, data=inputs[0].data)]
 
     models = {"two": two, "small": small}
-    return await pipeline.infer(Host(), made, lambda name, _: models[name], [view("a", [1, 2])], [0], deadline=None)  # type: ignore[arg-type]
+    return await pipeline.infer(Host(), made, lambda name, _: models[name], [view("a", [1, 2])], [0], deadline=None, reserve=free)  # type: ignore[arg-type]
 
 
 class Scripted:
@@ -148,7 +156,22 @@ def test_what_is_not_about_data_keeps_its_code(code: Code) -> None:
     made = chain(step("one", "a", "m"), step("one", "m", "b"))
     scripted: Any = Scripted(Code.OK, code)
     with pytest.raises(RequestError, check=lambda error: error.code is code):
-        asyncio.run(pipeline.infer(scripted, made, lambda *_: one, [view("a", [1])], [0], deadline=None))
+        asyncio.run(pipeline.infer(scripted, made, lambda *_: one, [view("a", [1])], [0], deadline=None, reserve=free))
+
+
+def test_what_is_kept_between_steps_is_reserved() -> None:
+    """Each step's outputs are counted while the pipeline runs; where they do not fit the request is refused, and all is given back."""
+    one = graphs.model((tensor("in"),), (tensor("out"),), name="one")
+    made = chain(step("one", "a", "m"), step("one", "m", "b"))
+    size = Memory.FREE + 4
+    wide = view("a", [1.0] * (size // 4))
+    for room, refused in ((2 * size, False), (2 * size - 1, True)):
+        memory, scripted = Memory(room), Scripted(Code.OK, Code.OK)
+        fails = pytest.raises(RequestError, check=lambda error: error.code is Code.BUSY) if refused else contextlib.nullcontext()
+        with fails, memory.hold() as reserve:
+            asyncio.run(pipeline.infer(cast("Any", scripted), made, lambda *_: one, [wide], [0], deadline=None, reserve=reserve))
+        assert scripted.outcomes == []
+        assert memory.take(room)
 
 
 def test_no_step_begins_after_the_deadline() -> None:
@@ -156,7 +179,9 @@ def test_no_step_begins_after_the_deadline() -> None:
     one = graphs.model((tensor("in"),), (tensor("out"),), name="one")
     scripted: Any = Scripted(Code.OK)
     with pytest.raises(RequestError, check=lambda error: error.code is Code.DEADLINE_EXPIRED):
-        asyncio.run(pipeline.infer(scripted, chain(step("one", "a", "b")), lambda *_: one, [view("a", [1])], [0], deadline=0.0))
+        asyncio.run(
+            pipeline.infer(scripted, chain(step("one", "a", "b")), lambda *_: one, [view("a", [1])], [0], deadline=0.0, reserve=free)
+        )
     assert scripted.outcomes == [Code.OK]
 
 
@@ -164,4 +189,4 @@ def test_the_deadline_holds_between_steps(host: ModelHost) -> None:
     """A pipeline does not begin a step after its deadline."""
     two = scaled(host, "two", 2)
     with pytest.raises(RequestError, check=lambda error: error.code is Code.DEADLINE_EXPIRED):
-        run(host, [two], chain(step("two", "a", "b")), [view("a", [1])], [0], deadline=0.0)
+        run(host, [two], chain(step("two", "a", "b")), [view("a", [1])], [0], deadline=0.0, reserve=free)

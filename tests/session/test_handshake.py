@@ -296,7 +296,7 @@ def test_caller_with_a_credential_is_admitted() -> None:
     opening = caller.open(result(caller.evidence(evidence), caller.nonce), identity())
     admitted = machine.open(opening, now=NOW).caller
     assert admitted is not None
-    assert (admitted.subject, admitted.models) == ("ward 3", frozenset({"tumour"}))
+    assert (admitted.account, admitted.models) == ((public(ISSUER), "ward 3"), frozenset({"tumour"}))
     assert admitted.quota == a_credential().quota
     assert admitted.seconds == 660  # until the enclave would refuse it: 60 s after exp
 
@@ -400,7 +400,7 @@ def test_enclave_that_takes_anyone_is_not_shown_who_calls() -> None:
     opening = caller.open(result(caller.evidence(evidence), caller.nonce), identity())
     admitted = machine.open(opening, now=NOW).caller
     assert admitted is not None
-    assert (admitted.subject, admitted.models) == (None, None)
+    assert (admitted.account, admitted.models) == (None, None)
 
 
 def test_credential_shown_to_everyones_enclave_is_refused() -> None:

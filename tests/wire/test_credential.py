@@ -21,7 +21,7 @@ SECRET = bytes(range(32))
 
 
 def _accept(data: bytes, *, issuers: Issuers = ISSUERS, now: float = NOW, deployment: str = "clinic") -> Credential:
-    return accept(data, issuers, deployment=deployment, owner_key=public(OWNER), now=now)
+    return accept(data, issuers, deployment=deployment, owner_key=public(OWNER), now=now)[1]
 
 
 def _refused(data: bytes, *, issuers: Issuers = ISSUERS, now: float = NOW, deployment: str = "clinic") -> Code:
