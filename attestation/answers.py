@@ -118,7 +118,7 @@ def report(value: Report) -> dict[str, object]:
         ],
         "claims": None if value.claims is None else claims(value.claims),
         "document": None if value.document is None else document(value.document),
-        "config": None if value.config is None else config(value.config),
+        "config": None if value.evidence is None else config(value.evidence.config),
         "not_proven": list(value.unknown),
         "attacker": list(value.attacker),
     }

@@ -75,8 +75,10 @@ def _certificate(pem: bytes) -> tuple[object, str, bytes]:
 def _verify(key: object, protected: bytes, payload: bytes, signature: bytes) -> None:
     header = _decode(protected, "protected header")
     algorithm = header.get(1) if isinstance(header, dict) and len(header) == 1 else None
-    curve, digest, half = _ALGORITHMS.get(algorithm, (None, None, 0)) if isinstance(algorithm, int) else (None, None, 0)
-    if curve is None or digest is None or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, curve):
+    if not isinstance(algorithm, int) or algorithm not in _ALGORITHMS:
+        raise _fail("the algorithm is not one of ECDSA")
+    curve, digest, half = _ALGORITHMS[algorithm]
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, curve):
         raise _fail("the algorithm is not the certificate key's")
     if len(signature) != 2 * half:
         raise _fail("the signature has another size")

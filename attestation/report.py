@@ -14,7 +14,7 @@ from attestation.report_words import meaning
 from attestation.source import printable
 from attestation.values import ZERO, ReferenceValues
 from attestation.verify import Claims, Moment
-from wire.evidence import Config
+from wire.evidence import Evidence
 
 
 class Verdict(StrEnum):
@@ -70,8 +70,7 @@ class Report:
     chain: tuple[Link, ...]
     document: AttestationDocument | None
     claims: Claims | None
-    config: Config | None
-    pk: bytes | None
+    evidence: Evidence | None
     reference_values: ReferenceValues | None
     unknown: tuple[str, ...]
     attacker: tuple[str, ...]

@@ -102,16 +102,16 @@ def _list(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _service(report: Report) -> str:
-    config = report.config
-    if config is None or report.pk is None:
+    if report.evidence is None:
         return ""
+    config, pk = report.evidence.config, report.evidence.pk
     rows = (
         ("owner key", config.owner_key.hex()),
         ("manifest", f"sequence {config.sequence}, not after {date(config.not_after)}"),
         ("callers", "anyone" if config.callers == CALLERS_ANYONE else "with a credential of the manifest's issuers"),
         ("audit log", "none" if config.audit_key is None else f"signed by {config.audit_key.hex()}"),
         ("a session lasts", f"{config.session_seconds} s at most"),
-        ("session key", f"{report.pk[:24].hex()}..., {len(report.pk)} bytes, ML-KEM-768 and X25519"),
+        ("session key", f"{pk[:24].hex()}..., {len(pk)} bytes, ML-KEM-768 and X25519"),
     )
     return _list(rows)
 

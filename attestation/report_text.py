@@ -54,9 +54,9 @@ def _register(row: Register) -> Iterator[str]:
 
 
 def _service(report: Report) -> Iterator[str]:
-    config = report.config
-    if config is None or report.pk is None:
+    if report.evidence is None:
         return
+    config = report.evidence.config
     callers = "anyone" if config.callers == CALLERS_ANYONE else "with a credential of the manifest's issuers"
     yield f"  owner key         {config.owner_key.hex()}"
     yield f"  manifest          sequence {config.sequence}, not after {date(config.not_after)}"

@@ -245,12 +245,12 @@ class EnclaveSession:
 
         They end early once the session is over. Taking frames of one answer inside another's raises RuntimeError.
         """
-        self._expect(State.OPEN)
-        if self._sealer is None or message not in self.open_ids:
+        sealer = self._sealer
+        if sealer is None or message not in self.open_ids:
             raise RuntimeError("this message is not open")
         self.open_ids.discard(message)
         self._cancelled.discard(message)
-        return self._frames(self._sealer, message, pieces)
+        return self._frames(sealer, message, pieces)
 
     def _frames(self, sealer: records.RecordSealer, message: int, pieces: Sequence[records.Octets]) -> Iterator[bytearray]:
         frames = sealer.message(message, pieces)

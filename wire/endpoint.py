@@ -50,12 +50,12 @@ def _number(text: str, most: int) -> int:
 
 
 def _host_port(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
+    host, _, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         raise MalformedEndpointError("an IPv6 address stands in brackets: tcp:[::1]:8443")
-    if not colon or not host or any(c in host for c in "[]/@? \t\r\n\0"):
+    if not host or any(c in host for c in "[]/@? \t\r\n\0"):
         raise MalformedEndpointError("expected host:port")
     return host, _number(port, PORT_MAX)
 

@@ -172,11 +172,19 @@ def test_inner_and_outer_algorithm_are_both_checked(place: int) -> None:
     assert check_of((*above, _resealed(leaf, sha384, sha256, place))) == Check.CERTIFICATE_ALGORITHM
 
 
+def _shortened(der: bytes, old: bytes, new: bytes) -> bytes:
+    """The certificate with a part of what is signed replaced by a shorter one."""
+    cut, at = len(old) - len(new), der.index(old)
+    outer, inner = (int.from_bytes(der[place : place + 2], "big") - cut for place in (2, 6))
+    return der[:2] + outer.to_bytes(2, "big") + der[4:6] + inner.to_bytes(2, "big") + der[8:at] + new + der[at + len(old) :]
+
+
 def test_certificates_are_der_and_nothing_more() -> None:
     """A trailing byte, a cut, an empty SEQUENCE and version 1 are no certificates of the profile."""
     *above, leaf = under_root(SPECS)
     version1 = _resealed(leaf, bytes.fromhex("a003020102"), bytes.fromhex("a003020100"), 0)
-    for bad in (leaf + b"\0", leaf[:-1], b"\x30\x00", version1):
+    unversioned = _shortened(leaf, bytes.fromhex("a003020102"), b"")  # version 1, with extensions all the same
+    for bad in (leaf + b"\0", leaf[:-1], b"\x30\x00", version1, unversioned):
         assert check_of((*above, bad)) == Check.CERTIFICATE_ENCODING
 
 
@@ -185,6 +193,9 @@ def test_a_serial_number_is_positive() -> None:
     *above, leaf = under_root(SPECS)
     at = leaf.index(bytes.fromhex("a003020102")) + 7  # the first byte of the serial number itself
     assert check_of((*above, leaf[:at] + b"\xff" + leaf[at + 1 :])) == Check.CERTIFICATE_ENCODING
+    serial = leaf[at - 2 : at + leaf[at - 1]]
+    for bad in (b"\x02\x01\x00", b"\x02\x01\xff"):
+        assert check_of((*above, _shortened(leaf, serial, bad))) == Check.CERTIFICATE_ENCODING
 
 
 def test_what_only_one_of_two_parsers_reads_is_malformed() -> None:
@@ -231,6 +242,14 @@ def test_the_cache_skips_openssl_and_nothing_else() -> None:
     assert PathCache.key(chain.parse(broken, forge.roots())) not in cache
     with pytest.raises(AttestationError):
         chain.parse(ders, ())
+
+
+def test_a_remembered_chain_costs_no_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is what it is remembered for."""
+    cache, ders = PathCache(), under_root(SPECS)
+    assert check_of(ders, cache) is None
+    monkeypatch.setattr(chain, "_loaded", lambda *_: pytest.fail("OpenSSL was asked again"))
+    assert check_of(ders, cache) is None
 
 
 def test_the_cache_is_bounded_and_forgets_the_least_recent() -> None:

@@ -121,8 +121,9 @@ def test_another_root_is_only_for_forensics_and_said_so(run: Run, tmp_path: Path
         ran = run("attestation", "verify", document, "--root", root, product=True)
         assert (ran.exit, ran.out.splitlines()[0].partition(":")[0]) == (0, "UNTRUSTED ROOT")
         assert run("attestation", "verify", document, "--root", root, "--json", product=True).json["status"].startswith("UNTRUSTED ROOT")
-    root.write_bytes(b"text")
-    assert run("attestation", "verify", document, "--root", root, product=True).exit == 2
+    for bad in (b"text", forge.root_pem() + forge.root_pem()):
+        root.write_bytes(bad)
+        assert run("attestation", "verify", document, "--root", root, product=True).exit == 2
     assert run("attestation", "appraise", document, "--root", root, "--reference-values", "x", "--nonce", NONCE).exit == 2
 
 
@@ -210,6 +211,18 @@ def test_a_pack_is_checked_years_later(run: Run, evidence: Path, values: Path, t
     assert run("attestation", "pack", out).exit == 2
 
 
+@pytest.mark.parametrize("left_out", ["--evidence", "--reference-values", "--nonce"])
+def test_packing_says_what_it_needs(run: Run, evidence: Path, values: Path, tmp_path: Path, left_out: str) -> None:
+    """Without any one of the three nothing is written, and the answer says which are needed."""
+    given = {"--evidence": evidence, "--reference-values": values, "--nonce": NONCE}
+    ran = run(
+        "attestation", "pack", tmp_path / "out.zip", *(word for name, value in given.items() if name != left_out for word in (name, value))
+    )
+    assert ran.exit == 2
+    assert "packing needs --evidence, --reference-values and --nonce" in ran.err
+    assert not (tmp_path / "out.zip").exists()
+
+
 def _packed(**changes: bytes) -> dict[str, bytes]:
     members = {
         "evidence.bin": parties.evidence_body(),
@@ -270,14 +283,32 @@ def test_a_pack_is_whole_and_bounded() -> None:
     bomb = [*members, ("report.html", bytes((1 << 20) + 1))]
     fewer = {name: digest for name, digest in index["sha256"].items() if name != "nonce.bin"}
     short = [("index.json", json.dumps({**index, "sha256": fewer}).encode()), *[item for item in members[1:] if item[0] != "nonce.bin"]]
-    for bad in (changed, other, late, more, bomb, short, members[1:], members[:-1], [*members, ("../x", b"")], [*members, members[-1]]):
+    alien = {**index, "sha256": {**index["sha256"], "alien": hashlib.sha256(b"").hexdigest()}}
+    foreign = [("index.json", json.dumps(alien).encode()), *members[1:], ("alien", b"")]
+    flag = _zip([("index.json", json.dumps({**index, "appraised_at": True}).encode()), *members[1:]])
+    with pytest.raises(pack.MalformedPackError):
+        pack.read(flag)
+    for bad in (
+        foreign,
+        changed,
+        other,
+        late,
+        more,
+        bomb,
+        short,
+        members[1:],
+        members[:-1],
+        [*members, ("../x", b"")],
+        [*members, members[-1]],
+    ):
         assert refused(_zip(bad)) == "MalformedPackError"
     huge = bytes((1 << 20) + 1)
     listed = {**index, "sha256": {**index["sha256"], "report.html": hashlib.sha256(huge).hexdigest()}}
     assert refused(_zip([("index.json", json.dumps(listed).encode()), *members[1:], ("report.html", huge)])) == "MalformedPackError"
     fits = {**index, "sha256": {**index["sha256"], "report.html": hashlib.sha256(huge[1:]).hexdigest()}}
     assert refused(_zip([("index.json", json.dumps(fits).encode()), *members[1:], ("report.html", huge[1:])])) == "accepted"
-    for data in (b"", good[:-30], bytes((8 << 20) + 1)):
+    assert refused(bytes((8 << 20) - len(good)) + good) == "accepted"  # ZIP takes what stands before it
+    for data in (b"", good[:-30], bytes((8 << 20) + 1), bytes((8 << 20) - len(good) + 1) + good):
         assert refused(data) == "MalformedPackError"
     assert pack.build(appraised_at=forge.NOW, members=pack.read(good).members) == good
     with pytest.raises(ValueError, match="pack"):

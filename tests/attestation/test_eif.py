@@ -253,6 +253,8 @@ SIGNATURES: list[tuple[str, bytes, Check]] = [
     ("another curve", section(pem=P256_CERTIFICATE.public_bytes(Encoding.PEM)), Check.EIF_SIGNATURE_FORM),
     ("another algorithm", section(protected=bytes.fromhex("a10126")), Check.EIF_SIGNATURE_FORM),
     ("no algorithm", section(protected=b"\xa0"), Check.EIF_SIGNATURE_FORM),
+    ("an unknown algorithm", section(protected=cbor2.dumps({1: 1})), Check.EIF_SIGNATURE_FORM),
+    ("an algorithm that is no number", section(protected=cbor2.dumps({1: []})), Check.EIF_SIGNATURE_FORM),
     ("unprotected", section(unprotected={1: 2}), Check.EIF_SIGNATURE_FORM),
     ("short signature", section(signature=bytes(95)), Check.EIF_SIGNATURE_FORM),
     ("register value of bytes", section(value=PCR0), Check.EIF_SIGNATURE_FORM),
@@ -278,7 +280,8 @@ def test_two_signatures_and_large_ones_are_refused() -> None:
 
 def test_a_key_signs_only_with_its_own_certificate() -> None:
     """Composing with another's certificate, or on another curve, is misuse."""
-    for key, other in ((SIGNER, OTHER_SIGNER), (ec.generate_private_key(ec.SECP256K1()), CERTIFICATE)):
+    koblitz = ec.generate_private_key(ec.SECP256K1())
+    for key, other in ((SIGNER, OTHER_SIGNER), (koblitz, CERTIFICATE), (koblitz, certificate(koblitz))):
         with pytest.raises(ValueError, match="key"):
             eif_signature.build(PCR0, key, other)
 

@@ -131,6 +131,7 @@ WRONG: list[tuple[str, object]] = [
     ("measurements", {}),
     ("measurements", []),
     ("measurements", [1]),
+    ("measurements", 1),
     ("measurements", [{"pcr0": OTHER.hex(), "pcr1": OTHER.hex()}]),
     ("measurements", [{"pcr0": OTHER.hex(), "pcr1": OTHER.hex(), "pcr2": OTHER.hex(), "pcr5": OTHER.hex()}]),
     ("measurements", [{"pcr0": ZERO.hex(), "pcr1": OTHER.hex(), "pcr2": OTHER.hex()}]),
@@ -189,6 +190,19 @@ def test_a_duplicate_member_never_hides_another() -> None:
     """The file as a whole is good but for a second `pcr16`."""
     data = render(VALUES).replace(b'"pcr17"', b'"pcr16": "' + OTHER.hex().encode() + b'", "pcr17"', 1)
     assert refused(data) == Check.REFERENCE_VALUES
+    with pytest.raises(strict_json.MalformedJsonError, match="twice"):
+        strict_json.parse(b'{"a": 1, "b": {"c": 1, "c": 1}}')
+
+
+def test_the_measurement_of_an_image_is_read_from_both_tools() -> None:
+    """`cloister image measure --json` and nitro-cli name the registers otherwise; anything else is refused by name."""
+    ours = {"pcrs": {str(index): value.hex() for index, value in MEASUREMENT.pcrs.items()}}
+    theirs = {"Measurements": {f"PCR{index}": value.hex() for index, value in MEASUREMENT.pcrs.items()}}
+    found = [reference_values.measurement_of(json.loads(json.dumps(value))) for value in (ours, theirs)]
+    assert [item.pcrs for item in found] == [MEASUREMENT.pcrs] * 2
+    for bad in ({}, [], {"pcrs": []}, {"pcrs": {}}, {"Measurements": {"PCR0": "00"}}):
+        with pytest.raises(MalformedReferenceValuesError):
+            reference_values.measurement_of(json.loads(json.dumps(bad)))
 
 
 def test_an_edited_file_is_refused() -> None:

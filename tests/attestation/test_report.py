@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import pytest
 
 from attestation import explain, report_html, report_text, source
-from attestation.checks import Check
+from attestation.checks import TEXT, Check
 from attestation.explain import Question
 from attestation.report import Report, Verdict
 from attestation.values import Measurement, ReferenceValues, pcr17_of
@@ -56,6 +56,7 @@ CASES: dict[str, tuple[Report, Verdict]] = {
     "broken signature": (judged(forge.document()[:-1] + b"!"), Verdict.UNTRUSTED),
     "not CBOR": (judged(b"\x84"), Verdict.MALFORMED),
     "nothing": (judged(b""), Verdict.MALFORMED),
+    "nothing in the archive": (judged(b"", moment=Moment.DOCUMENT), Verdict.MALFORMED),
 }
 
 
@@ -76,6 +77,21 @@ def test_what_was_refused_is_never_said_to_be_proven() -> None:
     """No proof names a check that failed."""
     for report, _ in CASES.values():
         assert not statements(report) & {item.check for item in report.refusals}
+
+
+def test_a_refusal_is_said_once() -> None:
+    """The rule of the check is not repeated as what was wanted or found."""
+    for report, _ in CASES.values():
+        text = " ".join(report_text.render(report).split())
+        for item in report.refusals:
+            assert text.count(" ".join(TEXT[item.check].split())) == 1
+
+
+def test_what_is_not_there_has_no_section() -> None:
+    """Of bytes that are no document the page shows neither chain nor service."""
+    good, nothing = (report_html.render(CASES[name][0]) for name in ("good", "nothing"))
+    for said in ("Each issues the next", "a session lasts"):
+        assert (said in good, said in nothing) == (True, False)
 
 
 def test_nothing_is_proven_of_what_is_not_authentic() -> None:

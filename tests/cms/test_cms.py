@@ -205,6 +205,20 @@ def test_lengths_reach_to_the_end_and_no_further() -> None:
             parse_envelope(envelope[: at + 1] + bytes((envelope[at + 1] + 1,)) + envelope[at + 2 :])
 
 
+def test_a_value_ends_where_its_length_says() -> None:
+    """Recipient and set that claim what follows them, to its last byte, are refused though every value in them is good."""
+    envelope = build(bytes(32), Shape())
+    at = envelope.index(b"\x31\x82")
+    size = int.from_bytes(envelope[at + 2 : at + 4], "big")
+    rest = len(envelope) - 8 - (at + 4 + size)  # four indefinite values end behind it
+    grown = bytearray(envelope)
+    for place in (at, at + 4):
+        assert grown[place + 1] == 0x82
+        grown[place + 2 : place + 4] = (int.from_bytes(grown[place + 2 : place + 4], "big") + rest).to_bytes(2, "big")
+    with pytest.raises(CmsError):
+        parse_envelope(bytes(grown))
+
+
 def test_sizes_up_to_the_limit_open_and_none_above() -> None:
     """An envelope of the largest size opens, one block more is refused, before anything of it is read."""
     size = ENVELOPE_MAX - len(seal(bytes(256), KEY.public_key())) + 256 - 1

@@ -70,6 +70,18 @@ def test_requests_and_answers_come_through_in_any_order() -> None:
     assert session.caller.open_messages == 0
 
 
+def test_a_session_that_is_over_answers_nothing() -> None:
+    """An answer to an open message is misuse then, before its first frame is asked for."""
+    session = accepted()
+    same, frames = send(session, encode(path="/v2"))
+    for frame in frames:
+        session.enclave.record(frame)
+    session.enclave.drop()
+    assert session.enclave.open_ids == {same}
+    with pytest.raises(RuntimeError):
+        session.enclave.answer(same, encode())
+
+
 # Property 3
 
 

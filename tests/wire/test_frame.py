@@ -77,6 +77,17 @@ def test_bounds_are_inclusive(kind: int, bounds: tuple[int, int]) -> None:
             parse_header((1 + body).to_bytes(4, "big") + bytes((kind,)), kind)
 
 
+def test_a_body_that_no_length_says_is_misuse() -> None:
+    """The length has 32 bits, one of them the type's byte."""
+
+    class Long(bytes):
+        def __len__(self) -> int:
+            return (1 << 32) - 1
+
+    with pytest.raises(ValueError, match="32 bits"):
+        encode(FrameType.RECORD, Long())
+
+
 def test_header_of_another_length_is_misuse() -> None:
     """Four or six bytes are no header."""
     for header in (b"\x00\x00\x00\x22", b"\x00\x00\x00\x22\x01\x00"):

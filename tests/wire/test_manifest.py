@@ -344,6 +344,12 @@ def test_issuer_key_that_is_the_owners_is_refused() -> None:
         manifest.open_envelope(manifest.sign(manifest.encode(value), key(OWNER)))
 
 
+def test_callers_without_issuers_have_none_to_compare() -> None:
+    """Where anyone may call, the envelope opens."""
+    value = a_manifest(callers=Anyone())
+    assert manifest.open_envelope(manifest.sign(manifest.encode(value), key(OWNER))).manifest == value
+
+
 def test_envelope_over_a_mebibyte_is_refused() -> None:
     """The limit stands before everything."""
     with pytest.raises(cose.MalformedEnvelopeError, match="longer"):

@@ -101,8 +101,10 @@ def test_opening_holds_secret_signature_and_credential() -> None:
     """The plaintext parses to its parts, and the credential and the signature are accepted."""
     opening = handshake.parse_opening(V["plaintext"])
     assert (opening.secret, opening.signature, opening.credential) == (V["secret"], V["signature"], V["credential"])
-    accepted = credential.accept(opening.credential, Issuers(keys=(public(ISSUER),)), deployment="clinic", owner_key=public(OWNER), now=NOW)
-    assert accepted == a_credential()
+    issuer, accepted = credential.accept(
+        opening.credential, Issuers(keys=(public(ISSUER),)), deployment="clinic", owner_key=public(OWNER), now=NOW
+    )
+    assert (issuer, accepted) == (public(ISSUER), a_credential())
     credential.accept_signature(accepted, opening.signature, th1=V["th1"], secret=V["secret"], data=V["credential"])
     assert credential.issue(a_credential(), key(ISSUER)) == V["credential"]
     assert key(CALLER).sign(handshake.to_be_signed(V["th1"], V["secret"], V["credential"])) == V["signature"]
