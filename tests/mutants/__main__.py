@@ -1,6 +1,7 @@
 """`make mutants`: take each check out in turn and see a test fail. Options: --modules PREFIX..., --minutes N, --seed N, --jobs N.
 
-First the tests below run once under coverage, so that a mutant runs only those tests that execute its line, fastest first.
+First the tests below run once under coverage, so that a mutant runs only those tests that execute its line, fastest first;
+the modules' branch coverage is printed, with every branch that no test takes.
 Each mutant then runs in a forked child whose import of the one module gives the tree without the check. Where not all
 mutants fit into the minutes, a sample by a printed seed runs, and the report says so.
 """
@@ -74,7 +75,9 @@ def measure(modules: dict[str, Path]) -> Coverage:
     WORK.mkdir(parents=True, exist_ok=True)
     data, report, config = (WORK / f"{os.getpid()}.{name}" for name in ("coverage", "json", "rc"))
     packages = sorted({name.partition(".")[0] for name in modules})
-    config.write_text(f"[run]\ndata_file = {data}\ncore = ctrace\nsource =\n" + "".join(f"    {name}\n" for name in packages))
+    config.write_text(
+        f"[run]\ndata_file = {data}\ncore = ctrace\nbranch = true\nsource =\n" + "".join(f"    {name}\n" for name in packages)
+    )
     beside = {name.partition(".")[0] for name in modules} - {"wire", "attestation", "enclave"}
     folders = [f"tests/{name}" for name in [*TESTS, *sorted(beside)] if (ROOT / "tests" / name).is_dir()]
     command = [
@@ -101,11 +104,30 @@ def measure(modules: dict[str, Path]) -> Coverage:
 
     read = coverage.CoverageData(basename=str(data))
     read.read()
+    print_branches(modules, data, config)
     lines: dict[str, dict[int, list[str]]] = {}
     for name, path in modules.items():
         contexts = read.contexts_by_lineno(str(path))
         lines[name] = {line: sorted({context for context in tests if context} - set(ran["failed"])) for line, tests in contexts.items()}
     return Coverage(lines=lines, seconds=ran["seconds"])
+
+
+def print_branches(modules: dict[str, Path], data: Path, config: Path) -> None:
+    """Print what share of the modules' branches these tests take, and each one that they do not."""
+    import coverage
+
+    measured = coverage.Coverage(data_file=str(data), config_file=str(config))
+    measured.load()
+    target = data.with_suffix(".branches")
+    with contextlib.redirect_stdout(None):
+        measured.json_report(morfs=[str(path) for path in modules.values()], outfile=str(target))
+    report = json.loads(target.read_text())
+    for name, found in sorted(report["files"].items()):
+        for begin, end in found["missing_branches"]:
+            print(f"branch not taken: {name} {begin} -> {'exit' if end < 0 else end}", flush=True)
+    totals = report["totals"]
+    taken, there = totals["covered_branches"], totals["num_branches"]
+    print(f"branch coverage: {taken} of {there} branches, {taken / max(1, there):.1%}", flush=True)
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
