@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from enclave import boot
 from enclave.boot import CLOCK_TOLERANCE_SECONDS, cold
 from enclave.dial import Endpoints
 from enclave.errors import BootError
@@ -17,7 +18,7 @@ from simulator.enclave_entry import SocketNsm
 from simulator.nsm import SimulatedNsm
 from simulator.pki import SimulatedPki
 from wire.endpoint import Unix
-from wire.errors import BootFailure
+from wire.errors import BootFailure, Stage
 
 NOWHERE = Unix("/nonexistent")
 ENDPOINTS = Endpoints(session=NOWHERE, feed=NOWHERE, status=NOWHERE, credentials=NOWHERE, kms=NOWHERE)
@@ -125,3 +126,33 @@ def test_a_module_that_is_gone_stops_the_boot(tmp_path: Path) -> None:
     with pytest.raises(BootError, check=lambda error: error.boot_failure is BootFailure.NSM_UNAVAILABLE):
         cold(Machine(nsm=SocketNsm(gone), platform=platform, endpoints=ENDPOINTS))
     assert [] == platform.calls
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [(BootError(BootFailure.MANIFEST_EXPIRED), BootFailure.MANIFEST_EXPIRED), (ValueError("content"), BootFailure.INTERNAL)],
+)
+def test_whatever_stops_the_boot_is_one_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception, failure: BootFailure
+) -> None:
+    """A refusal's own code, `internal` for a defect; no text of it anywhere, exit code 1, and the zygote ends too."""
+    told: list[tuple[Stage, BootFailure | None]] = []
+    zygotes: list[int] = []
+
+    def stopped(machine: Machine, clock: object) -> None:
+        raise error
+
+    def started(machine: Machine) -> object:
+        found = cold(machine)
+        zygotes.append(found.zygote.pid)
+        return found
+
+    monkeypatch.setattr(boot, "tell", lambda _, stage, failure=None: told.append((stage, failure)))
+    monkeypatch.setattr(boot, "measured", stopped)
+    monkeypatch.setattr(boot, "cold", started)
+    cold_machine = machine(tmp_path, Recorded())
+    assert 1 == boot.run(nsm=cold_machine.nsm, platform=cold_machine.platform, endpoints=ENDPOINTS, memory=tmp_path)
+    assert [(Stage.COLD, None), (Stage.COLD, failure)] == told
+    assert ("", "") == capfd.readouterr()
+    with pytest.raises(ProcessLookupError):
+        os.kill(zygotes[0], 0)
