@@ -57,13 +57,13 @@ class Service:
 
     async def answer(self, message: Message | Refused, caller: Caller) -> list[Octets]:
         """The pieces of the answer to one message."""
-        least = 0
+        least = self._largest_padding  # of what belongs to no model
         try:
             if isinstance(message, Refused):
                 raise RequestError(Code.REQUEST_TOO_LARGE if message.too_large else Code.MALFORMED_MESSAGE)
             named = _MODEL_PATH.fullmatch(message.path)
             served = None if named is None else self._find(named["id"], named["version"], caller)
-            least = (served.answer_padding or 0) if served is not None else 0
+            least = least if served is None else served.answer_padding or 0
             pieces = await self._route(message, caller, served, "" if named is None else named["action"] or "metadata", least)
         except RequestError as error:
             self.count(Counter.ERRORS)
@@ -102,20 +102,24 @@ class Service:
             return encode(json=request.render_metadata(served, self._versions(served.id)), least=least)
         match message.path:
             case "/v2":
-                return encode(json=request.render_server_metadata())
+                return encode(json=request.render_server_metadata(), least=least)
             case "/v2/health/live":
-                return encode(json=b"{}")
+                return encode(json=b"{}", least=least)
             case "/v2/health/ready":
                 if not all(self.host.ready(model) for model in self.manifest.models):
                     raise RequestError(Code.MODEL_NOT_READY)
-                return encode(json=b"{}")
+                return encode(json=b"{}", least=least)
             case "/v2/repository/index":
-                return encode(json=request.render_index(self._visible(caller), self._ready))
+                return encode(json=request.render_index(self._visible(caller), self._ready), least=least)
         raise RequestError(Code.UNKNOWN_PATH)
 
     @property
     def _entries(self) -> list[Served]:
         return [*self.manifest.models, *self.manifest.pipelines]
+
+    @property
+    def _largest_padding(self) -> int:
+        return max(entry.answer_padding or 0 for entry in self._entries)
 
     def _visible(self, caller: Caller) -> list[Served]:
         return [entry for entry in self._entries if caller.models is None or entry.id in caller.models]
