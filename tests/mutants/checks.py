@@ -6,6 +6,7 @@ an operand of a conjunction or disjunction that a function returns.
 """
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 import copy
 from dataclasses import dataclass
@@ -25,11 +26,12 @@ class Mutant:
     line: int
     check: str
     tree: ast.Module
+    number: int = 1
 
     @property
     def key(self) -> str:
-        """A name that outlives changes elsewhere in the file."""
-        return f"{self.module} {self.function} {self.check}"
+        """A name that outlives changes elsewhere in the file; `number` tells checks of one function apart that read alike."""
+        return f"{self.module} {self.function} {self.check}" + (f" #{self.number}" if self.number > 1 else "")
 
 
 def _leaves(body: list[ast.stmt]) -> bool:
@@ -106,10 +108,13 @@ def mutants(module: str, source: str) -> list[Mutant]:
             suffix = "" if not (isinstance(new, ast.Constant) and new.value) else " -> True"
             found.append((line, old._number, function, text + suffix, new))  # type: ignore[attr-defined]
     made = []
-    for line, number, function, text, new in sorted(found, key=lambda item: item[:2]):
+    alike: Counter[tuple[str, str]] = Counter()
+    for line, node_number, function, text, new in sorted(found, key=lambda item: item[:2]):
         changed = copy.deepcopy(tree)
-        _Replace(number, new).visit(changed)
-        made.append(Mutant(module=module, function=function, line=line, check=text, tree=ast.fix_missing_locations(changed)))
+        _Replace(node_number, new).visit(changed)
+        alike[function, text] += 1
+        number = alike[function, text]
+        made.append(Mutant(module=module, function=function, line=line, check=text, tree=ast.fix_missing_locations(changed), number=number))
     return made
 
 

@@ -52,6 +52,12 @@ def test_every_kind_of_check_is_taken_out_once() -> None:
     ]
 
 
+def test_checks_that_read_alike_have_names_of_their_own() -> None:
+    """The fate of one is never taken for the other's."""
+    source = "def f(x):\n    if x:\n        raise ValueError\n    if x:\n        return 1\n    return 2\n"
+    assert [mutant.key for mutant in mutants("m", source)] == ["m f x", "m f x #2"]
+
+
 def test_a_mutant_differs_in_its_check_alone() -> None:
     """Without the first operand the second one still refuses."""
     first = mutants("m", SOURCE)[0]
