@@ -21,7 +21,7 @@ from tests.session.world import an_enclave
 from tests.wire.examples import OWNER, a_manifest, key
 from wire.errors import Code
 from wire.manifest import Limits, Model, encode, open_envelope, sign
-from wire.message import Message
+from wire.message import Message, decode
 
 ANYONE = Caller(account=None, models=None, quota=None, seconds=60)
 
@@ -56,8 +56,8 @@ def room(memory: Memory) -> int:
     return low
 
 
-def answered(outcome: Code, limit: int, count: int) -> tuple[int, Memory]:
-    """What the run of a request whose JSON holds `count` zeros found left (-1: it did not run), and the memory afterwards."""
+def answered(outcome: Code, limit: int, count: int) -> tuple[int, int, Memory]:
+    """The status of a request whose JSON holds `count` zeros, what its run found left (-1: it did not run), the memory afterwards."""
     memory = Memory(limit)
     model = graphs.model((graphs.tensor("x", "FP64"),), (graphs.tensor("y", "FP64", (1,)),))
     host = Watching(memory, outcome)
@@ -70,24 +70,25 @@ def answered(outcome: Code, limit: int, count: int) -> tuple[int, Memory]:
     )
     body = json.dumps({"inputs": [{"name": "x", "datatype": "FP64", "shape": [count], "data": [0] * count}]}, separators=(",", ":"))
     message = Message(id=1, status=0, path="/v2/models/m/infer", json=memoryview(body.encode()), tensors=memoryview(b""), deadline_ms=0)
-    asyncio.run(service.answer(message, ANYONE))
-    return host.left, memory
+    pieces = asyncio.run(service.answer(message, ANYONE))
+    return decode(1, memoryview(b"".join(bytes(piece) for piece in pieces))).status, host.left, memory
 
 
 @pytest.mark.parametrize("outcome", [Code.OK, Code.MODEL_FAILED])
 def test_what_json_grows_to_is_counted(outcome: Code) -> None:
     """Two bytes of JSON become eight of a tensor: they are reserved while the model runs and given back, even where it fails."""
     count, limit = 20_000, 1 << 20
-    left, memory = answered(outcome, limit, count)
-    assert left == limit - 8 * count
+    status, left, memory = answered(outcome, limit, count)
+    assert (status, left) == (outcome, limit - 8 * count)
     assert room(memory) == limit
 
 
 def test_json_that_would_grow_too_large_is_refused() -> None:
     """One byte less than it needs: busy, and the model is not run."""
     count = 20_000
-    (ran, _), (refused, memory) = answered(Code.OK, 8 * count, count), answered(Code.OK, 8 * count - 1, count)
-    assert (ran, refused) == (Memory.FREE, -1)
+    assert answered(Code.OK, 8 * count, count)[:2] == (Code.OK, Memory.FREE)
+    *refused, memory = answered(Code.OK, 8 * count - 1, count)
+    assert refused == [Code.BUSY, -1]
     assert room(memory) == 8 * count - 1
 
 

@@ -90,6 +90,12 @@ def bomb() -> tuple[bytes, tuple[Tensor, ...], tuple[Tensor, ...]]:
     return graph(nodes, inputs, outputs), inputs, outputs
 
 
+def zeros() -> tuple[bytes, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """n -> n zeros."""
+    inputs, outputs = (tensor("n", "INT64", (1,)),), (tensor("y"),)
+    return graph([helper.make_node("ConstantOfShape", ["n"], ["y"])], inputs, outputs), inputs, outputs
+
+
 def spin() -> tuple[bytes, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """n -> n, counted up one by one: takes as long as the caller says."""
     inputs, outputs = (tensor("n", "INT64", ()),), (tensor("count", "INT64", ()),)

@@ -254,16 +254,13 @@ def test_an_output_that_is_not_the_signatures_fails_the_request(host: ModelHost,
 @pytest.mark.parametrize("more", [1, 4096, 8192])
 def test_a_long_answer_is_refused(host: ModelHost, isolation: str, more: int) -> None:
     """Outputs beyond answer_bytes are ANSWER_TOO_LARGE, and no worker ends for them, by however little they are longer."""
-    inputs, outputs = (graphs.tensor("x", "INT64", (1,)),), (graphs.tensor("y"),)
-    graph = graphs.graph([helper.make_node("ConstantOfShape", ["x"], ["y"])], inputs, outputs)
-    model = graphs.model(inputs, outputs, isolation=isolation)
-    host.load(model, graph)
+    model = loaded(host, graphs.zeros(), isolation=isolation)
 
     async def run() -> int:
         with pytest.raises(RequestError) as info:
-            await host.infer(model, [view("x", np.array([(1 << 18) + more]), "INT64")])
+            await host.infer(model, [view("n", np.array([(1 << 18) + more]), "INT64")])
         assert info.value.code is Code.ANSWER_TOO_LARGE
-        return len((await host.infer(model, [view("x", np.array([1 << 18]), "INT64")]))[0].data)
+        return len((await host.infer(model, [view("n", np.array([1 << 18]), "INT64")]))[0].data)
 
     assert asyncio.run(run()) == 1 << 20
 

@@ -15,7 +15,7 @@ from wire.tensor import ITEM_BYTES
 
 
 def specs() -> list[ModelSpec]:
-    """One identity per datatype, a model of two inputs, one that takes its time, one that bombs."""
+    """One identity per datatype, a model of two inputs, one that takes its time, one that may not, one that bombs, one that says much."""
     small: dict[str, Any] = {"runtime": Runtime(memory_bytes=256 << 20, seconds=20, request_bytes=64 << 20, answer_bytes=64 << 20)}
     made = [ModelSpec(id=f"same-{name.lower()}", version="1", onnx=graphs.identity(name)[0], settings=small) for name in ITEM_BYTES]
     return [
@@ -24,6 +24,8 @@ def specs() -> list[ModelSpec]:
         ModelSpec(id="sum", version="2", onnx=graphs.double_sum()[0]),
         ModelSpec(id="spin", version="1", onnx=graphs.spin()[0], settings=small),
         ModelSpec(id="bomb", version="1", onnx=graphs.bomb()[0], settings=small),
+        ModelSpec(id="hurried", version="1", onnx=graphs.spin()[0], settings={"runtime": Runtime(seconds=1)}),
+        ModelSpec(id="long", version="1", onnx=graphs.zeros()[0], settings={"runtime": Runtime(answer_bytes=1 << 20)}),
         ModelSpec(id="strict", version="1", onnx=graphs.identity()[0], settings={"reject_non_finite": True}),
     ]
 

@@ -89,7 +89,7 @@ def target_of(serving: appliance_models.Serving) -> Target:
         endpoint=endpoint.parse(serving.world.endpoint),
         reference_values=serving.world.owner.reference_values([serving.measured]),
         roots=serving.world.roots,
-        identity=serving.world.owner.identity(models=serving.names),
+        identity=serving.world.owner.identity(models=(*serving.names, "absent")),
     )
 
 

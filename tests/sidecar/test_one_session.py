@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a request, one after the other on one session: each has its code, and the session lives on."""
+"""What can be wrong with a request alone, one after the other on one session: each has its code, and the session lives on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,6 +18,8 @@ from wire.message import Message, encode
 
 GOOD = json.dumps({"inputs": [{"name": n, "datatype": "FP32", "shape": [1], "data": [1]} for n in "ab"]}).encode()
 SPIN = json.dumps({"inputs": [{"name": "n", "datatype": "INT64", "shape": [], "data": [2_000_000]}]}).encode()
+ENDLESS = SPIN.replace(b"2000000", b"%d" % (1 << 40))
+MANY = json.dumps({"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [(1 << 18) + 1]}]}).encode()
 
 
 async def ask(session: Connection, path: str, body: bytes, parts: list[bytes], deadline_ms: int = 0) -> tuple[Code, str]:
@@ -42,6 +44,14 @@ async def _larger_than_any(session: Connection) -> tuple[Code, str]:
     return await ask(session, "/v2/models/same-fp32/infer", b"{}", [bytes(80 << 20)])
 
 
+async def _malformed(session: Connection) -> tuple[Code, str]:
+    whole = bytearray(b"".join(bytes(piece) for piece in encode(path="/v2/models/sum/infer", json=GOOD)))
+    whole[-1] = 1  # in the padding
+    answer = await session.request([whole])
+    assert isinstance(answer, Message)
+    return Code(answer.status), ""
+
+
 async def _cancelled(session: Connection) -> tuple[Code, str]:
     task = asyncio.create_task(session.request(encode(path="/v2/models/spin/infer", json=SPIN)))
     await asyncio.sleep(0.05)
@@ -64,6 +74,11 @@ CASES: dict[str, tuple[Callable[[Connection], Awaitable[tuple[Code, str]]], Code
         for name, (model, version, root, raw, code) in BAD.items()
         if code is not Code.UNKNOWN_MODEL
     },
+    "absent model": (sending("/v2/models/absent/infer", GOOD), Code.UNKNOWN_MODEL),
+    "malformed message": (_malformed, Code.MALFORMED_MESSAGE),
+    "no inputs at all": (sending("/v2/models/sum/infer", b"{}"), Code.MISSING_FIELD),
+    "the model's time limit": (sending("/v2/models/hurried/infer", ENDLESS), Code.DEADLINE_EXPIRED),
+    "long answer": (sending("/v2/models/long/infer", MANY), Code.ANSWER_TOO_LARGE),
     "unknown path": (sending("/v2/nothing", b""), Code.UNKNOWN_PATH),
     "malformed JSON": (sending("/v2/models/sum/infer", b"{"), Code.MALFORMED_JSON),
     "duplicate key": (sending("/v2/models/sum/infer", b'{"inputs":[],"inputs":[]}'), Code.MALFORMED_JSON),
