@@ -130,6 +130,39 @@ def test_a_short_hello_names_no_group(end: int) -> None:
     assert tls.server_group(HELLO[:end]) is None
 
 
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(0, 0x17), (5, 0x01), (8, 0x55), (8, 0x57)],
+    ids=["no handshake", "no ServerHello", "ends early", "ends late"],
+)
+def test_what_is_no_server_hello_names_no_group(at: int, value: int) -> None:
+    """Record type, message type and both lengths are those of one whole ServerHello."""
+    assert tls.server_group(HELLO[:at] + bytes((value,)) + HELLO[at + 1 :]) is None
+
+
+def test_a_short_message_with_a_fitting_length_names_no_group() -> None:
+    """Nothing is looked for behind its end."""
+    assert tls.server_group(bytes.fromhex("1603030008" + "02000004" + "03031111")) is None
+
+
+def test_a_bundle_without_authorities_is_refused(state: Path) -> None:
+    """PEM that holds a server's certificate alone trusts nobody, and is said to."""
+    texts = (path.read_text() for path in state.iterdir())
+    key_and_leaf = next(text for text in texts if "PRIVATE KEY" in text and "BEGIN CERTIFICATE" in text)
+    leaf = key_and_leaf[key_and_leaf.index("-----BEGIN CERTIFICATE") :].encode()
+    for bundle in (leaf, b"text", b"\xff"):
+        with pytest.raises(ValueError, match="CA bundle"):
+            tls.context(bundle)
+
+
+def test_a_stream_is_read_only_in_bytes(state: Path) -> None:
+    """There is no text and no writing on the reader."""
+    stream = connect(state, server_context(state, (HOST,)))
+    with pytest.raises(ValueError, match="reading"):
+        stream.makefile("wb")
+    stream.close()
+
+
 @given(st.binary(max_size=300), st.integers(0, len(HELLO)))
 @settings(max_examples=300)
 def test_any_bytes_name_a_group_or_none(data: bytes, keep: int) -> None:
