@@ -2,7 +2,7 @@
 
 A walk over the bytes with limits from the manifest, no ONNX library. What it refuses: other formats than ONNX, operators
 that would want a library, external data anywhere but in the weights part, dimensions beyond the limit, and functions
-that unfold to more nodes than allowed.
+that unfold to more nodes or elements than allowed.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,17 @@ def _require(condition: bool) -> None:
         raise MalformedProtobufError
 
 
+def _named(domain: str, operator: str, overload: str) -> FunctionName:
+    """What a call and its function are matched by: the standard domain has two names, and readers take them for one."""
+    return ("" if domain == "ai.onnx" else domain), operator, overload
+
+
 @dataclass(slots=True)
 class _Body:
-    """Nodes of a graph or function, subgraphs included: how many, and how often each operator outside them is called."""
+    """A graph or function, subgraphs included: its nodes, its tensors' elements, and how often each operator is called."""
 
     nodes: int = 0
+    elements: int = 0
     calls: dict[FunctionName, int] = field(default_factory=dict)
 
 
@@ -48,7 +54,7 @@ class _Walk:
         _require(depth <= DEPTH_MAX and self.nodes <= self.intake.max_nodes)
         for raw in nodes:
             node = message(raw)
-            name = (node.text(7), node.text(4), node.text(8))
+            name = _named(node.text(7), node.text(4), node.text(8))
             into.calls[name] = into.calls.get(name, 0) + 1
             for attribute in node.many(5):
                 self.attribute(message(attribute), depth, into)
@@ -56,37 +62,38 @@ class _Walk:
     def attribute(self, attribute: Message, depth: int, into: _Body) -> None:
         for tensor in (attribute.one(5), *attribute.many(10)):
             if tensor is not None:
-                self.tensor(message(tensor), external=False)
+                self.tensor(message(tensor), into, external=False)
         for sparse in (attribute.one(22), *attribute.many(23)):
             if sparse is not None:
-                self.sparse(message(sparse))
+                self.sparse(message(sparse), into)
         for graph in (attribute.one(6), *attribute.many(11)):
             if graph is not None:
                 self.graph(message(graph), depth + 1, into)
 
     def graph(self, graph: Message, depth: int, into: _Body) -> None:
         for tensor in graph.many(5):
-            self.tensor(message(tensor), external=depth == 0)
+            self.tensor(message(tensor), into, external=depth == 0)
         for sparse in graph.many(15):
-            self.sparse(message(sparse))
+            self.sparse(message(sparse), into)
         self.nodes_of(graph.many(1), depth, into)
 
-    def sparse(self, sparse: Message) -> None:
-        self.count(sparse.numbers(3))
+    def sparse(self, sparse: Message, into: _Body) -> None:
+        self.count(sparse.numbers(3), into)
         for part in (sparse.one(1), sparse.one(2)):
             if part is not None:
-                self.tensor(message(part), external=False)
+                self.tensor(message(part), into, external=False)
 
-    def count(self, dims: Sequence[int]) -> int:
+    def count(self, dims: Sequence[int], into: _Body) -> int:
         """The elements of a shape; zero-sized dimensions count as one, lest they hide what multiplies beside them."""
         _require(len(dims) <= _RANK_MAX and min(dims, default=0) >= 0)
         elements = prod(max(size, 1) for size in dims)
         self.elements += elements
+        into.elements += elements
         _require(self.elements <= self.intake.max_elements)
         return 0 if 0 in dims else elements
 
-    def tensor(self, tensor: Message, *, external: bool) -> None:
-        elements = self.count(tensor.numbers(1))
+    def tensor(self, tensor: Message, into: _Body, *, external: bool) -> None:
+        elements = self.count(tensor.numbers(1), into)
         if tensor.number(14) != _EXTERNAL:
             _require(not tensor.many(13))
             return
@@ -104,29 +111,40 @@ def _decimal(text: str) -> int:
     return int(text)
 
 
-def _unfolded(functions: dict[FunctionName, _Body], main: _Body, limit: int) -> None:
-    """Refuse unknown operators, functions too deep in one another (in themselves, then), and more than `limit` nodes in all."""
-    known: dict[FunctionName, int] = {}
+@dataclass(frozen=True, slots=True)
+class _Unfolded:
+    """What a body comes to where each call stands for its function: `height` is how many functions are in one another."""
 
-    def cost(body: _Body, depth: int) -> int:
+    nodes: int
+    elements: int
+    height: int
+
+
+def _unfold(functions: dict[FunctionName, _Body], main: _Body, intake: Intake) -> None:
+    """Refuse unknown operators, functions too deep in one another (in themselves, then), more nodes or elements than allowed."""
+    known: dict[FunctionName, _Unfolded] = {}
+
+    def unfolded(body: _Body, depth: int) -> _Unfolded:
         _require(depth <= DEPTH_MAX)
-        total = body.nodes
+        nodes, elements, height = body.nodes, body.elements, 0
         for name, times in body.calls.items():
             if name in functions:
-                total += times * cost_of(name, depth + 1)
+                inner = called(name, depth + 1)
+                nodes, elements = nodes + times * inner.nodes, elements + times * inner.elements
+                height = max(height, inner.height + 1)
             else:
                 _require(name[0] in DOMAINS)
-            _require(total <= limit)
-        return total
+            _require(nodes <= intake.max_nodes and elements <= intake.max_elements and height <= DEPTH_MAX)
+        return _Unfolded(nodes, elements, height)
 
-    def cost_of(name: FunctionName, depth: int) -> int:
+    def called(name: FunctionName, depth: int) -> _Unfolded:
         if name not in known:
-            known[name] = cost(functions[name], depth)
+            known[name] = unfolded(functions[name], depth)
         return known[name]
 
     for name in functions:
-        cost_of(name, 0)
-    cost(main, 0)
+        called(name, 0)
+    unfolded(main, 0)
 
 
 def _judge(graph: memoryview, intake: Intake, weights: int) -> None:
@@ -138,7 +156,7 @@ def _judge(graph: memoryview, intake: Intake, weights: int) -> None:
     functions: dict[FunctionName, _Body] = {}
     for raw in model.many(25):
         function = message(raw)
-        name = (function.text(10), function.text(1), function.text(13))
+        name = _named(function.text(10), function.text(1), function.text(13))
         _require(name not in functions)
         functions[name] = _Body()
         walk.nodes_of(function.many(7), 1, functions[name])
@@ -146,7 +164,7 @@ def _judge(graph: memoryview, intake: Intake, weights: int) -> None:
             walk.attribute(message(attribute), 1, functions[name])
     body = _Body()
     walk.graph(message(main or graph[:0]), 0, body)
-    _unfolded(functions, body, intake.max_nodes)
+    _unfold(functions, body, intake)
 
 
 def judge(graph: bytes | bytearray | memoryview, *, intake: Intake, weights: int = 0) -> None:

@@ -76,11 +76,17 @@ class Message:
         return values[0] if values else None
 
     def number(self, number: int) -> int:
-        """A varint field that stands at most once; 0 where it is absent. Raises: MalformedProtobufError."""
-        values = self.numbers(number)
-        if len(values) > 1:
+        """A field of type int32 or enum that stands at most once, as a varint that is not negative; 0 where it is absent.
+
+        What protobuf would cut to 32 bits, or would not take for this field's, is refused. Raises: MalformedProtobufError.
+        """
+        found = self.found.get(number, ())
+        if not found:
+            return 0
+        (wire, value), *more = found
+        if more or wire != VARINT or not isinstance(value, int) or value >= 1 << 31:
             raise MalformedProtobufError
-        return values[0] if values else 0
+        return value
 
     def numbers(self, number: int) -> list[int]:
         """A repeated varint field, packed or not, as signed values. Raises: MalformedProtobufError."""

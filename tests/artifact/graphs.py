@@ -57,17 +57,20 @@ def nested(depth: int) -> NodeProto:
     return node
 
 
-def function(name: str, calls: Sequence[tuple[str, str]], *, domain: str = "own") -> onnx.FunctionProto:
-    """A function whose nodes call these (domain, operator)s."""
+def function(
+    name: str, calls: Sequence[tuple[str, str]], *, domain: str = "own", constants: Sequence[TensorProto] = ()
+) -> onnx.FunctionProto:
+    """A function whose nodes call these (domain, operator)s, beside its constants."""
     nodes = [helper.make_node(operator, ["x"], [f"y{at}"], domain=of) for at, (of, operator) in enumerate(calls)]
+    nodes += [helper.make_node("Constant", [], [f"c{at}"], value=constant) for at, constant in enumerate(constants)]
     return helper.make_function(domain, name, ["x"], ["y0"], nodes, [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)])
 
 
-def laughs(levels: int, fan: int) -> ModelProto:
-    """Functions each calling the next `fan` times: few bytes, `fan ** levels` nodes."""
-    functions = [function(f"f{n}", [("own", f"f{n + 1}")] * fan) for n in range(levels)]
-    functions.append(function(f"f{levels}", [("", "Identity")]))
-    made = model([helper.make_node("f0", ["x"], ["y"], domain="own")], functions=functions)
+def laughs(levels: int, fan: int, *, domain: str = "own", called: str = "own", backwards: bool = False) -> ModelProto:
+    """Functions of `domain` each calling the next `fan` times, as one of `called`: few bytes, `fan ** levels` nodes."""
+    functions = [function(f"f{n}", [(called, f"f{n + 1}")] * fan, domain=domain) for n in range(levels)]
+    functions.append(function(f"f{levels}", [("", "Identity")], domain=domain))
+    made = model([helper.make_node("f0", ["x"], ["y"], domain=called)], functions=functions[:: -1 if backwards else 1])
     made.opset_import.append(helper.make_opsetid("own", 1))
     return made
 

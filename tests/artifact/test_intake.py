@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
-from onnx import ModelProto, SparseTensorProto, TensorProto, TrainingInfoProto, helper, numpy_helper
+from onnx import FunctionProto, ModelProto, SparseTensorProto, TensorProto, TrainingInfoProto, helper, numpy_helper
 import pytest
 
 from enclave import intake
@@ -32,6 +32,11 @@ def sparse(name: str, size: int = 8) -> SparseTensorProto:
     return helper.make_sparse_tensor(values, numpy_helper.from_array(np.zeros(1, np.int64)), [size])
 
 
+def _constant(size: int) -> FunctionProto:
+    """A function that holds one tensor of `size` elements."""
+    return graphs.function("f", [("", "Abs")], constants=[graphs.tensor("c", (size,))])
+
+
 ACCEPTED: dict[str, tuple[ModelProto, int]] = {
     "a plain model": (graphs.model(), 0),
     "weights outside, where the weights part is": (
@@ -55,6 +60,14 @@ ACCEPTED: dict[str, tuple[ModelProto, int]] = {
     "branches": (graphs.model([graphs.branch(helper.make_node("Identity", ["x"], ["z"]))]), 0),
     "deep branches": (graphs.model([graphs.nested(4)]), 0),
     "a function of its own": (graphs.laughs(1, 2), 0),
+    "functions as deep as allowed": (graphs.laughs(15, 1), 0),
+    "functions as deep as allowed, the innermost first": (graphs.laughs(15, 1, backwards=True), 0),
+    "a function that unfolds to exactly the elements allowed": (
+        graphs.model(
+            [helper.make_node("f", ["x"], ["y"], domain="own")] * 9, functions=[_constant(111)], initializers=[graphs.tensor("w", (1,))]
+        ),
+        0,
+    ),
     "machine learning operators": (graphs.model([helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml")]), 0),
     "contributed operators": (graphs.model([helper.make_node("FusedMatMul", ["x", "w"], ["y"], domain="com.microsoft")]), 0),
     "a constant": (graphs.model([helper.make_node("Constant", [], ["y"], value=graphs.tensor("c"))]), 0),
@@ -106,6 +119,18 @@ REFUSED: dict[str, tuple[ModelProto, int]] = {
     ),
     "a function twice": (graphs.model(functions=[graphs.function("f", [("", "Abs")])] * 2), 0),
     "functions that unfold": (graphs.laughs(6, 3), 0),
+    "functions that unfold, called by the domain's other name": (graphs.laughs(6, 3, domain="", called="ai.onnx"), 0),
+    "functions that unfold, declared by the domain's other name": (graphs.laughs(6, 3, domain="ai.onnx", called=""), 0),
+    "a function twice, under both names of the domain": (
+        graphs.model(functions=[graphs.function("f", [("", "Abs")], domain=domain) for domain in ("", "ai.onnx")]),
+        0,
+    ),
+    "functions too deep in one another": (graphs.laughs(16, 1), 0),
+    "functions too deep in one another, the innermost first": (graphs.laughs(16, 1, backwards=True), 0),
+    "a function that unfolds to too many elements": (
+        graphs.model([helper.make_node("f", ["x"], ["y"], domain="own")] * 9, functions=[_constant(112)], initializers=[]),
+        0,
+    ),
     "too many nodes": (graphs.model([helper.make_node("Identity", ["x"], ["y"])] * 51), 0),
     "too many nodes, in branches": (graphs.model([graphs.branch(helper.make_node("Identity", ["x"], ["z"]))] * 26), 0),
     "too many nodes, in functions": (
@@ -258,13 +283,15 @@ def test_malformed_fields(data: bytes) -> None:
 
 
 def test_wire_types_are_the_ones_asked_for() -> None:
-    """A string where a number is asked for, or the other way round, is refused."""
+    """A string where a number is asked for, or the other way round, is refused, and a number that protobuf would cut short."""
     made = message(memoryview(b"\x08\x01\x12\x01\x80\x1d\0\0\0\0"))
     assert (made.number(1), made.number(9), made.one(9)) == (1, 0, None)
     for call in (lambda: made.one(1), lambda: made.number(2), lambda: made.number(3), lambda: made.text(2), lambda: made.text(1)):
         with pytest.raises(MalformedProtobufError):
             call()
-    with pytest.raises(MalformedProtobufError):
-        message(memoryview(b"\x08\x01\x08\x01")).number(1)
+    for odd in (b"\x08\x01\x08\x01", b"\x0a\x01\x01", b"\x09" + bytes(8), b"\x08\x81\x80\x80\x80\x10", b"\x08" + b"\xff" * 9 + b"\x01"):
+        with pytest.raises(MalformedProtobufError):
+            message(memoryview(odd)).number(1)
+    assert message(memoryview(b"\x08\xff\xff\xff\xff\x07")).number(1) == (1 << 31) - 1
     with pytest.raises(MalformedProtobufError):
         message(memoryview(b"\x0a\x01a\x0a\x01b")).text(1)
