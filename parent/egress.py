@@ -16,7 +16,7 @@ from wire.endpoint import Tcp
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 ADDRESSES_MAX = 8  # tried in turn per connection
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_UNICAST = ipaddress.ip_network("2000::/3")  # what else of IPv6 is not handed out, or stands for IPv4 in ways long given up
+_UNICAST = ipaddress.ip_network("2000::/3")  # what else of IPv6 is not handed out
 _METADATA = frozenset(
     ipaddress.ip_address(text)
     for text in ("169.254.169.254", "169.254.169.253", "169.254.169.123", "169.254.170.2", "fd00:ec2::254", "fd00:ec2::253")
@@ -41,9 +41,9 @@ def permitted(entry: Egress, address: Address) -> bool:
     very address, as the entry's host or in its `private` list.
     """
     real = embedded(address)
-    if real in _METADATA or address in _METADATA:
+    if real in _METADATA:
         return False
-    if _public(address) and _public(real):
+    if _public(address):
         return True
     named = [*entry.private]
     if _literal(entry.host) is not None:
@@ -53,9 +53,12 @@ def permitted(entry: Egress, address: Address) -> bool:
 
 
 def _public(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST and address not in _NAT64:
-        return False
-    return address.is_global and not address.is_multicast
+    """A global address, in IPv6's own space or as IPv4, which NAT64 and the mapped form stand for; 6to4 and Teredo are given up."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_global and not address.is_multicast
+    if address in _NAT64 or address.ipv4_mapped is not None:
+        return _public(embedded(address))
+    return address in _UNICAST and embedded(address) == address and address.is_global
 
 
 def _literal(host: str) -> Address | None:
@@ -67,9 +70,6 @@ def _literal(host: str) -> Address | None:
 
 async def resolve(host: str, port: int, *, seconds: float) -> tuple[Address, ...]:
     """The host's addresses, in the resolver's order. Raises: DialError."""
-    literal = _literal(host)
-    if literal is not None:
-        return (literal,)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(seconds):

@@ -148,6 +148,7 @@ def test_a_reload_changes_nothing_else() -> None:
     [
         NEXT.replace("cid = 17\n", ""),
         NEXT.replace("cid = 17", "cid = 16").replace(":17:", ":16:"),
+        NEXT.replace("cid = 17", "cid = 16").replace(":17:7000", ":16:7009"),
         NEXT.replace("cid = 17", "cid = 18"),
         NEXT.replace("vsock:17:7000", "vsock:16:7000"),
         NEXT + "more = 1\n",
