@@ -106,7 +106,7 @@ lane-oracles: $(VENV)/installed
 	ORACLES=$(ORACLES) $(PYTEST) tests/lanes/esdk.py $(TEST_ARGUMENTS)
 
 # Other verifiers of attestation documents on the same documents; needs Debian's faketime and the shared vectors.
-.PHONY: lane-oracles-attestation lane-browser bench-verify fuzz remove-checks
+.PHONY: lane-oracles-attestation lane-browser bench-verify fuzz
 lane-oracles: lane-oracles-attestation
 lane-oracles-attestation: $(VENV)/installed
 	sh deploy/tools.sh faketime=faketime
@@ -128,10 +128,6 @@ fuzz: $(VENV)/installed
 	@mkdir -p $(ORACLES)
 	sh tests/lanes/oracle.sh "$(BIN)/python" $(ORACLES) fuzz
 	$(ORACLES)/fuzz/bin/python -m tests.fuzz.run $(SECONDS)
-
-# Take the verifier's checks out one at a time and see a test fail for each.
-remove-checks: $(VENV)/installed
-	$(BIN)/python -m tests.attestation.remove_checks
 
 # Triton's own clients, requests and curl against a whole simulated appliance, and the voice example; needs curl and espeak-ng.
 .PHONY: lane-triton

@@ -155,15 +155,22 @@ def _current(claims: Claims, values: ReferenceValues, now: datetime, max_age: ti
 
 
 def mismatches(
-    claims: Claims, evidence: Evidence | None, *, nonce: bytes, reference_values: ReferenceValues, now: datetime, max_age: timedelta
+    claims: Claims,
+    evidence: Evidence | None,
+    *,
+    nonce: bytes,
+    reference_values: ReferenceValues,
+    now: datetime,
+    max_age: timedelta | None = None,
 ) -> tuple[Mismatch, ...]:
     """Every check that fails, in the order of their numbers; empty for evidence that passes. `appraise` for use."""
+    allowed = timedelta(seconds=reference_values.max_age)
     found = list(_platform(claims, nonce, reference_values))
     if evidence is None:
         found.append(Mismatch(check=Check.BINDING_MISSING, expected="config and session key", actual="a bare document"))
     else:
         found.extend(_service(claims, evidence, reference_values, now))
-    found.extend(_current(claims, reference_values, now, max_age))
+    found.extend(_current(claims, reference_values, now, allowed if max_age is None else min(allowed, max_age)))
     return tuple(sorted((item for item in found if item is not None), key=lambda item: item.check))
 
 
@@ -188,15 +195,7 @@ def appraise(
         raise ValueError("the nonce has 32 bytes, now is an aware datetime")
     if evidence is not None and hashlib.sha256(evidence.document).digest() != claims.digest:
         raise ValueError("the claims are of another document than the evidence's")
-    allowed = timedelta(seconds=reference_values.max_age)
-    found = mismatches(
-        claims,
-        evidence,
-        nonce=nonce,
-        reference_values=reference_values,
-        now=now,
-        max_age=allowed if max_age is None else min(allowed, max_age),
-    )
+    found = mismatches(claims, evidence, nonce=nonce, reference_values=reference_values, now=now, max_age=max_age)
     measurement = matching(claims.pcrs, reference_values.measurements)
     if found or evidence is None or measurement is None:
         raise AppraisalError(found)

@@ -18,7 +18,7 @@ from attestation.chain import Root
 from attestation.output import Context, Exit, UsageError
 from attestation.report import Verdict, links, registers
 from attestation.report_text import date
-from attestation.values import ReferenceValues
+from attestation.values import MAX_AGE, ReferenceValues
 from attestation.verify import Claims, Moment
 from wire.evidence import Evidence, encode_evidence_body, parse_evidence_body
 
@@ -51,6 +51,12 @@ def _nonce(text: str) -> bytes:
     if _NONCE.fullmatch(text) is None:
         raise UsageError("the nonce is 64 lower-case hex digits: the 32 bytes that the evidence was asked for with")
     return bytes.fromhex(text)
+
+
+def _seconds(text: str) -> timedelta:
+    if re.fullmatch(r"[0-9]{1,3}", text) is None or not 1 <= int(text) <= MAX_AGE:
+        raise argparse.ArgumentTypeError(f"expected whole seconds from 1 to {MAX_AGE}")
+    return timedelta(seconds=int(text))
 
 
 def _evidence(args: argparse.Namespace) -> tuple[Evidence | None, bytes]:
@@ -148,9 +154,8 @@ def _appraise(args: argparse.Namespace, context: Context) -> None:
     values, nonce = _values(args.reference_values), _nonce(args.nonce)
     evidence, raw = _evidence(args)
     now = _now()
-    max_age = None if args.max_age is None else timedelta(seconds=args.max_age)
     claims = verify.verify(raw, now=now, roots=context.roots)
-    result = appraise.appraise(claims, evidence, nonce=nonce, reference_values=values, now=now, max_age=max_age)
+    result = appraise.appraise(claims, evidence, nonce=nonce, reference_values=values, now=now, max_age=args.max_age)
     show_result(result, context, "appraised")
 
 
@@ -275,7 +280,7 @@ def register_verbs(noun: argparse.ArgumentParser, fetch: Callable[[argparse.Argu
     _add_evidence(judge)
     judge.add_argument("--reference-values", metavar="FILE", required=True)
     judge.add_argument("--nonce", metavar="HEX", required=True, help="the 32 bytes that the evidence was asked for with")
-    judge.add_argument("--max-age", metavar="S", type=int, help="seconds; can only tighten the reference values' own")
+    judge.add_argument("--max-age", metavar="S", type=_seconds, help="seconds; can only tighten the reference values' own")
     tell = verb("explain", _explain, "one page for a person: what was proven, by whom, and what was not")
     _add_evidence(tell)
     _add_at(tell)

@@ -69,6 +69,8 @@ def _members(data: bytes) -> dict[str, bytes]:
             for info in archive.infolist():
                 if info.filename in members or info.filename not in ("index.json", *REQUIRED, *OPTIONAL):
                     raise MalformedPackError(f"{info.filename[:60]!a} does not belong into a pack, or not twice")
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise MalformedPackError(f"{info.filename} is neither stored nor deflated")
                 with archive.open(info) as member:
                     members[info.filename] = member.read(MEMBER_MAX + 1)
                 if len(members[info.filename]) > MEMBER_MAX:
@@ -132,7 +134,7 @@ def check(pack: Pack, *, roots: tuple[Root, ...]) -> Report:
     nonce = members["nonce.bin"]
     if len(nonce) != wire_evidence.NONCE_BYTES:
         raise MalformedPackError("nonce.bin has not 32 bytes")
-    found = list(appraise.mismatches(claims, evidence, nonce=nonce, reference_values=values, now=pack.appraised_at, max_age=TOLERANCE))
+    found = list(appraise.mismatches(claims, evidence, nonce=nonce, reference_values=values, now=pack.appraised_at))
     if claims.timestamp - pack.appraised_at > TOLERANCE:
         found.append(Mismatch(check=Check.CLOCK_BEHIND, expected="an appraisal after the document", actual=f"{pack.appraised_at}"))
     image = _accepted_image(members, claims.pcrs)

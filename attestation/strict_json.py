@@ -29,6 +29,7 @@ def parse(data: bytes, limit: int = JSON_MAX) -> Json:
     try:
         text = data.decode("utf-8")
         value: Json = json.loads(text, object_pairs_hook=_object, parse_float=_no_float, parse_constant=_no_float)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is no text
     except MalformedJsonError:
         raise
     except (ValueError, RecursionError):

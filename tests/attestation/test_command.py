@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 import hashlib
 import io
 import json
@@ -211,6 +211,14 @@ def test_a_pack_is_checked_years_later(run: Run, evidence: Path, values: Path, t
     assert run("attestation", "pack", out).exit == 2
 
 
+@pytest.mark.parametrize("age", ["0", "301", "1000000000000000", "-1", "1.5", "x"])
+def test_an_age_is_within_what_reference_values_may_say(run: Run, evidence: Path, values: Path, age: str) -> None:
+    """Anything but whole seconds up to five minutes is misuse."""
+    ran = run("attestation", "appraise", evidence, "--reference-values", values, "--nonce", NONCE, f"--max-age={age}")
+    assert ran.exit == 2
+    assert "from 1 to 300" in ran.err
+
+
 @pytest.mark.parametrize("left_out", ["--evidence", "--reference-values", "--nonce"])
 def test_packing_says_what_it_needs(run: Run, evidence: Path, values: Path, tmp_path: Path, left_out: str) -> None:
     """Without any one of the three nothing is written, and the answer says which are needed."""
@@ -250,7 +258,7 @@ def test_a_pack_rests_on_nothing_but_its_members() -> None:
         "MalformedPackError": (forge.NOW, _packed(nonce_bin=b"")),
         "sequence": (forge.NOW, _packed(reference__values_json=reference_values.render(parties.values(min_sequence=8)))),
         "measurements": (forge.NOW, _packed(measurements_json=image)),
-        "age": (forge.NOW.replace(hour=13), _packed()),
+        "age": (forge.NOW + timedelta(seconds=60), _packed(reference__values_json=reference_values.render(parties.values(max_age=10)))),
         "clock-behind": (forge.NOW.replace(hour=11), _packed()),
         "reference-values": (forge.NOW, _packed(reference__values_json=b"{}")),
         "evidence-body": (forge.NOW, _packed(evidence_bin=b"")),
@@ -261,9 +269,9 @@ def test_a_pack_rests_on_nothing_but_its_members() -> None:
     }
 
 
-def _zip(members: list[tuple[str, bytes]]) -> bytes:
+def _zip(members: list[tuple[str, bytes]], how: int = zipfile.ZIP_DEFLATED) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w", how) as archive:
         for name, data in members:
             archive.writestr(name, data)
     return out.getvalue()
@@ -308,7 +316,19 @@ def test_a_pack_is_whole_and_bounded() -> None:
     fits = {**index, "sha256": {**index["sha256"], "report.html": hashlib.sha256(huge[1:]).hexdigest()}}
     assert refused(_zip([("index.json", json.dumps(fits).encode()), *members[1:], ("report.html", huge[1:])])) == "accepted"
     assert refused(bytes((8 << 20) - len(good)) + good) == "accepted"  # ZIP takes what stands before it
-    for data in (b"", good[:-30], bytes((8 << 20) + 1), bytes((8 << 20) - len(good) + 1) + good):
+    for bad in (b"", b"[]", b"{}"):
+        assert refused(pack.build(appraised_at=forge.NOW, members=_packed(measurements_json=bad))) in (
+            "MalformedPackError",
+            "reference-values",
+        )
+    for data in (
+        _zip(members, zipfile.ZIP_LZMA),
+        _zip(members, zipfile.ZIP_BZIP2),
+        b"",
+        good[:-30],
+        bytes((8 << 20) + 1),
+        bytes((8 << 20) - len(good) + 1) + good,
+    ):
         assert refused(data) == "MalformedPackError"
     assert pack.build(appraised_at=forge.NOW, members=pack.read(good).members) == good
     with pytest.raises(ValueError, match="pack"):

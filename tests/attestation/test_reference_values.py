@@ -171,6 +171,7 @@ def test_every_member_has_its_type(name: str, value: object) -> None:
         b'{"format": NaN}',
         b'{"sequence": ' + b"9" * 5000 + b"}",
         b'{"pcr16": "a", "pcr16": "b"}',
+        b'{"label": "\\ud800"}',
         b" " * 300_000,
     ],
 )

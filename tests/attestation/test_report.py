@@ -1,5 +1,6 @@
 """Reports: the verdict, what was proven and what was not; a page that needs nothing and that nothing hostile gets into."""
 
+from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 import re
@@ -102,10 +103,48 @@ def test_nothing_is_proven_of_what_is_not_authentic() -> None:
 
 
 def test_an_unknown_image_vouches_for_nothing() -> None:
-    """Owner, binding and sequence are the image's word: worthless where the image is a stranger."""
-    shown = statements(CASES["other image"][0])
+    """Owner, manifest, binding and sequence are the image's word: worthless where the image is a stranger."""
+    pinned = parties.values(pcr17=parties.pcrs()[17], min_sequence=1)
+    shown = statements(judged(parties.evidence_body(pcrs=registers(pcr0=OTHER)), values=pinned))
     assert Check.COSE_SIGNATURE in shown
-    assert not shown & {Check.OWNER, Check.BINDING, Check.SEQUENCE, Check.MEASUREMENTS}
+    vouched = {Check.OWNER, Check.MANIFEST, Check.BINDING, Check.SEQUENCE, Check.MANIFEST_EXPIRED}
+    assert not shown & (vouched | {Check.MEASUREMENTS})
+    assert vouched | {Check.MEASUREMENTS, Check.NONCE, Check.CLOCK_AHEAD} <= statements(judged(values=pinned))
+
+
+@pytest.mark.parametrize(
+    ("changes", "unshown"),
+    [
+        ({"nonce": None}, {Check.NONCE}),
+        ({"values": None}, {Check.NONCE, Check.OWNER, Check.MEASUREMENTS, Check.BINDING, Check.MANIFEST_EXPIRED, Check.SEQUENCE}),
+        ({"moment": Moment.DOCUMENT}, {Check.CLOCK_AHEAD, Check.CLOCK_BEHIND}),
+        ({"values": parties.values(pcr17=None)}, {Check.MANIFEST}),
+        ({"values": parties.values(pcr17=parties.pcrs()[17], min_sequence=None)}, {Check.SEQUENCE}),
+        ({"data": forge.document(pcrs=parties.pcrs())}, {Check.BINDING, Check.MANIFEST_EXPIRED, Check.SEQUENCE}),
+    ],
+    ids=["no nonce", "no reference values", "archive", "no PCR17", "no floor", "bare document"],
+)
+def test_what_was_not_compared_is_never_said_to_be_proven(changes: dict[str, Any], unshown: set[Check]) -> None:
+    """Without its question there is no answer: nonce, reference values, registers, floor, the moment, the body."""
+    report = judged(changes.pop("data", None), **changes)
+    assert Check.COSE_SIGNATURE in statements(report)
+    assert not statements(report) & unshown
+
+
+def test_the_age_is_the_reference_values() -> None:
+    """What `appraise` refuses as too old the report refuses too; the archive compares no age."""
+    values = parties.values(max_age=10)
+    late = Question(
+        data=parties.evidence_body(),
+        roots=forge.roots(),
+        now=forge.NOW + timedelta(seconds=60),
+        moment=Moment.NOW,
+        reference_values=values,
+        nonce=forge.NONCE,
+    )
+    report = explain.explain(late)
+    assert (report.verdict, [item.check for item in report.refusals]) == (Verdict.REJECTED, [Check.AGE])
+    assert explain.explain(replace(late, moment=Moment.DOCUMENT)).verdict is Verdict.AUTHENTIC
 
 
 def test_the_archive_proves_nothing_about_now() -> None:

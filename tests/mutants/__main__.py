@@ -26,6 +26,8 @@ import sys
 import time
 from types import CodeType, ModuleType
 
+import pytest
+
 from tests.mutants.checks import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,7 +168,6 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 def _child(mutant: Mutant, path: Path, tests: list[str]) -> int:
     """In the forked child: run the tests with the mutant in place. Its value is pytest's exit code."""
     import hypothesis
-    import pytest
 
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     signal.alarm(WALL_SECONDS)
@@ -192,10 +193,12 @@ def start(mutant: Mutant, path: Path, tests: list[str]) -> int:
 
 
 def _fate(status: int) -> str:
-    """What a child's end says; looping until no CPU time is left is being seen."""
+    """What a child's end says. A failed test or import kills, and so does a loop until no CPU time is left; nothing else does."""
     if status == 0:
         return "survived"
-    return "unjudged" if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM else "killed"
+    if os.WIFSIGNALED(status):
+        return "killed" if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL) else "unjudged"
+    return "killed" if os.WEXITSTATUS(status) in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED) else "unjudged"
 
 
 def _quickest(tests: list[str], coverage: Coverage) -> list[str]:
