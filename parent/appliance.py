@@ -86,7 +86,7 @@ class Appliance:
         )
 
         def enclave(most: int) -> Admission:
-            return Admission(connections=most, cid=config.cid)
+            return Admission(connections=most, cid=config.cid, also=config.next.cid if config.next else None)
 
         found = {
             "feed": Listener(config.feed_listen, self.feed.handle, enclave(limits.feed_connections)),

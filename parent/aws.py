@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 import http.client
 import json
+import logging
 import time
 from typing import Protocol
 
@@ -18,6 +19,8 @@ ANSWER_MAX = 16 * 1024
 TOKEN_SECONDS = 60
 FRESH_SECONDS = 300  # fetched again once fewer than these are left
 _ROLES = "/latest/meta-data/iam/security-credentials/"
+
+log = logging.getLogger(__name__)
 
 
 class CredentialSource(Protocol):
@@ -49,7 +52,10 @@ class FileSource:
 
 
 class ImdsSource:
-    """The instance role's credentials, cached until five minutes before they expire. IMDSv2 alone: a token first."""
+    """The instance role's credentials, asked for again from five minutes before they expire. IMDSv2 alone: a token first.
+
+    Where the metadata service then gives none, those at hand are good as long as they hold.
+    """
 
     def __init__(self, *, address: tuple[str, int] = IMDS, now: Callable[[], float] = time.time) -> None:
         self._address = address
@@ -61,7 +67,12 @@ class ImdsSource:
         """As the protocol says."""
         async with self._lock:
             if self._cached is None or self._cached.expires - self._now() < FRESH_SECONDS:
-                self._cached = await asyncio.to_thread(self._ask)
+                try:
+                    self._cached = await asyncio.to_thread(self._ask)
+                except CredentialsError as error:
+                    if self._cached is None or self._cached.expires <= self._now():
+                        raise
+                    log.warning("%s; the credentials at hand hold for another %d s", error, self._cached.expires - self._now())
             return self._cached
 
     def _ask(self) -> AwsCredentials:

@@ -97,6 +97,31 @@ def test_credentials_come_by_a_token_and_are_kept_while_fresh() -> None:
     run(body())
 
 
+def test_credentials_at_hand_outlast_a_silent_metadata_service(caplog: pytest.LogCaptureFixture) -> None:
+    """Where no fresh ones come, those at hand are handed out until they expire, and the log says so and shows nothing of them."""
+
+    async def body() -> None:
+        now = [EXPIRES - 3600.0]
+        with metadata() as imds:
+            source = ImdsSource(address=imds.address, now=lambda: now[0])
+            await source.fetch()
+            imds.status = 500
+            for left in (299.0, 1.0):
+                now[0] = EXPIRES - left
+                assert CREDENTIALS == await source.fetch()
+            now[0] = float(EXPIRES)
+            with pytest.raises(CredentialsError):
+                await source.fetch()
+            imds.status = 200
+            assert CREDENTIALS == await source.fetch()
+
+    run(body())
+    assert [record.message.partition("; ")[2] for record in caplog.records] == [
+        f"the credentials at hand hold for another {left} s" for left in (299, 1)
+    ]
+    assert CANARY not in caplog.text
+
+
 @pytest.mark.parametrize("role", ["", "a/b"])
 def test_an_instance_without_a_role_is_told(role: str) -> None:
     """No instance profile: an error that says so."""

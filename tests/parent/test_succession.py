@@ -129,6 +129,30 @@ def test_a_reload_follows_abandons_and_ends() -> None:
     run(scene())
 
 
+def test_a_parent_restarted_with_a_next_enclave_lets_it_in(tmp_path: Path) -> None:
+    """Both CIDs are let in from the first connection on, and the next is followed, as after the reload that brought it."""
+
+    async def scene() -> None:
+        text = MINIMAL
+        for name in ("tcp:0.0.0.0:7443", "vsock:3:7001", "vsock:3:7002", "vsock:3:7003"):
+            text = text.replace(name, f"unix:{tmp_path}/{name[-4:]}")
+        text = text.replace("vsock:16:7000", f"unix:{tmp_path}/old")
+        appliance, stop = Appliance(parse(text + f'[next]\nsession = "unix:{tmp_path}/new"\ncid = 17\n')), asyncio.Event()
+        assert await cids(appliance) == {(16, 17)}
+        task = asyncio.get_running_loop().create_task(appliance.run(stop))
+        while appliance.succession.next is None:
+            await asyncio.sleep(0)
+        assert appliance.succession.next == Unix(f"{tmp_path}/new")
+        with listening(tmp_path / "new"):
+            while appliance.succession.next is not None:
+                await asyncio.sleep(0.01)
+        assert await cids(appliance) == {(17, 16)}
+        stop.set()
+        await task
+
+    run(scene())
+
+
 def test_a_reload_changes_nothing_else() -> None:
     """Any other change needs a restart, and is refused as a whole."""
 
