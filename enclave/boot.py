@@ -102,7 +102,11 @@ def judge_manifest(envelope: bytes, *, now: float, clocksource: str) -> SignedMa
 
 
 def measure(nsm: Nsm, signed: SignedManifest) -> None:
-    """Extend PCR16 with the owner and PCR17 with the manifest, check both, lock all 32. Raises: BootError."""
+    """Extend PCR16 with the owner and PCR17 with the manifest, check both, lock all 32. Raises: BootError.
+
+    A register that is not as it must be is PCR_NOT_EMPTY or PCR_MISMATCH; a module that is gone or refuses says nothing
+    about registers: NSM_UNAVAILABLE.
+    """
     measurements = {PCR_OWNER: manifest.owner_measurement(signed.owner_key), PCR_MANIFEST: signed.digest}
     try:
         for index in measurements:
@@ -118,7 +122,7 @@ def measure(nsm: Nsm, signed: SignedManifest) -> None:
         if not all(nsm.describe_pcr(index).locked for index in range(PCR_COUNT)):
             raise BootError(BootFailure.PCR_MISMATCH)
     except NsmError:
-        raise BootError(BootFailure.PCR_MISMATCH) from None
+        raise BootError(BootFailure.NSM_UNAVAILABLE) from None
 
 
 def measured(machine: Machine, clock: TrustedClock) -> SignedManifest:
@@ -130,6 +134,14 @@ def measured(machine: Machine, clock: TrustedClock) -> SignedManifest:
         raise BootError(error.boot_failure) from None
     measure(machine.nsm, signed)
     return signed
+
+
+def _renew(clock: TrustedClock) -> None:
+    """The time once more, after what may have been minutes; a module that is gone by now could attest no session. Raises: BootError."""
+    try:
+        clock.refresh()
+    except NsmError:
+        raise BootError(BootFailure.NSM_UNAVAILABLE) from None
 
 
 def _count_lost(counters: dict[Counter, int]) -> None:
@@ -155,6 +167,7 @@ def run(*, nsm: Nsm, platform: Platform, endpoints: Endpoints, memory: Path = ME
         host = ModelHost(started.zygote, memory, on_lost=lambda: _count_lost(counters))
         for stage in load(machine, started.clock, signed, host):
             tell(machine, stage)
+        _renew(started.clock)
         serve(machine, started.clock, signed, host, counters)
     except BootError as error:
         tell(machine, stage, error.boot_failure)

@@ -113,8 +113,10 @@ def _load(machine: Machine, model: Model, parts: tuple[_Unwrapped, ...], host: M
             weights = host.create_weights()
             _open(machine, unwrapped, artifact.FileSink(weights))
         host.load(model, memoryview(graph), weights)
-    except (OSError, WorkersGoneError):
+    except OSError:
         raise BootError(BootFailure.MODEL_LOAD) from None
+    except WorkersGoneError:
+        raise BootError(BootFailure.INTERNAL) from None
 
 
 def load(machine: Machine, clock: TrustedClock, signed: SignedManifest, host: ModelHost) -> Iterator[Stage]:

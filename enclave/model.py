@@ -51,7 +51,12 @@ class ModelHost:
         )
         runner = self._runner(model, description, graph)
         self._runners[model.id, model.version] = runner
-        runner.start()
+        try:
+            runner.start()
+        except ModelError as error:
+            if error.boot_failure is BootFailure.MODEL_LOAD and self._zygote.gone:  # it took its workers along
+                raise WorkersGoneError from None
+            raise
 
     def _runner(self, model: Model, description: Description, graph: bytes | memoryview) -> "WorkerPool | InlineRunner":
         if model.isolation == "inline":
@@ -82,8 +87,14 @@ class ModelHost:
         return await runner.infer(inputs, range(len(model.outputs)) if outputs is None else outputs, deadline)
 
     async def watch(self) -> None:
-        """Wait until there is nothing left to fork workers from, which ends the enclave. Raises: WorkersGoneError."""
+        """Watch every worker, and wait until there is nothing left to fork them from, which ends the enclave.
+
+        A worker that died before is replaced at once, not at the cost of the first request. Raises: WorkersGoneError.
+        """
         loop = asyncio.get_running_loop()
+        for runner in self._runners.values():
+            if isinstance(runner, WorkerPool):
+                runner.attach(loop)
         gone = asyncio.Event()
         loop.add_reader(self._zygote.fileno(), gone.set)
         try:

@@ -23,6 +23,7 @@ from enclave.errors import WorkersGoneError
 
 _COMMAND = struct.Struct("<BI")
 _SPAWN, _KILL = 1, 2
+_NEWS_MILLISECONDS = 100
 # numpy's BLAS would start a thread per core, which forks lose; on telemetry see `enclave.engine`.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
 
@@ -63,6 +64,13 @@ class Zygote:
     def fileno(self) -> int:
         """Becomes readable when the zygote is gone, and never otherwise."""
         return self._control.fileno()
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended; waits a moment for the news, which a worker's end may precede."""
+        ended = select.poll()
+        ended.register(self._control, select.POLLIN)
+        return bool(ended.poll(_NEWS_MILLISECONDS))
 
     def spawn(self) -> tuple[int, socket.socket]:
         """A new worker's number and the enclave's end of its socket. Raises: WorkersGoneError."""

@@ -56,6 +56,8 @@ class StatusService:
                     self._report(decode_boot_report(frame[HEADER_BYTES:]))
                 else:
                     self.counters = decode_counters(frame[HEADER_BYTES:])
+                    if self.stage is None:  # counters come from an enclave that serves: it did when this parent started
+                        self._report(BootReport(stage=Stage.SERVING))
         except (WireError, TimeoutError):
             return
 

@@ -109,12 +109,33 @@ class Lying(SocketNsm):
         super().lock_pcrs(range_ - 1 if self.lie == "leaves one open" else range_)
 
 
-@pytest.mark.parametrize("lie", ["extends otherwise", "leaves one open", "fails"])
+@pytest.mark.parametrize("lie", ["extends otherwise", "leaves one open"])
 def test_a_register_without_its_value_or_lock_stops_the_boot(tmp_path: Path, signed: SignedManifest, lie: str) -> None:
     """What was extended and locked is read back: PCR_MISMATCH."""
     lying = Lying(simulated(tmp_path))
     lying.lie = lie
     assert failure(lambda: measure(lying, signed)) is BootFailure.PCR_MISMATCH
+
+
+@pytest.mark.parametrize("calls", range(2 + 2 + 1 + 2 + 32))
+def test_a_module_that_ends_meanwhile_says_nothing_about_registers(tmp_path: Path, signed: SignedManifest, calls: int) -> None:
+    """Gone at any call: NSM_UNAVAILABLE, and not that the image is not to be used."""
+    answer = simulated(tmp_path)
+    left = iter(range(calls))
+
+    def gone(request: bytes) -> bytes:
+        if next(left, None) is None:
+            raise OSError
+        return answer(request)
+
+    assert failure(lambda: measure(SocketNsm(gone), signed)) is BootFailure.NSM_UNAVAILABLE
+
+
+def test_a_module_that_refuses_says_nothing_about_registers(tmp_path: Path, signed: SignedManifest) -> None:
+    """An error of the module: NSM_UNAVAILABLE."""
+    lying = Lying(simulated(tmp_path))
+    lying.lie = "fails"
+    assert failure(lambda: measure(lying, signed)) is BootFailure.NSM_UNAVAILABLE
 
 
 def test_a_setting_that_this_version_does_not_keep_stops_the_boot() -> None:

@@ -59,6 +59,29 @@ def test_stages_and_counters_are_kept() -> None:
     run(body())
 
 
+def test_a_parent_started_later_learns_that_the_enclave_serves(caplog: pytest.LogCaptureFixture) -> None:
+    """Stages are said once, counters again and again, and only while serving; they tell nothing where a boot has reported."""
+
+    async def body(*before: BootReport) -> StatusService:
+        service = StatusService(idle_seconds=20)
+        stream, task = await served(service.handle)
+        for report in before:
+            await send(stream, encode_boot_report(report))
+        await send(stream, encode_counters({Counter.REQUESTS: 7}))
+        await send(stream, encode_counters({Counter.REQUESTS: 8}))
+        stream.close()
+        await task
+        return service
+
+    caplog.set_level(logging.INFO)
+    assert run(body()).serving
+    assert ["enclave reached stage 5 SERVING"] == [record.message for record in caplog.records]
+    booting = run(body(BootReport(stage=Stage.MEASURED)))
+    assert Stage.MEASURED is booting.stage and not booting.serving
+    failed = run(body(BootReport(stage=Stage.LOADED, failure=BootFailure.INTERNAL)))
+    assert BootFailure.INTERNAL is failed.failure and not failed.serving
+
+
 @pytest.mark.parametrize("frame", [encode_get_manifest(), encode(FeedType.BOOT_REPORT, bytes(4)), encode(FeedType.COUNTERS, bytes(8))])
 def test_what_is_no_report_ends_the_connection(frame: bytes) -> None:
     """Other frames, unknown stages and short counters are refused, and nothing of them is kept."""
