@@ -4,7 +4,9 @@ from collections.abc import Callable
 import contextlib
 import os
 from pathlib import Path
+import re
 import shutil
+import socket
 import time
 
 from simulator.hypervisor import NSM_SOCKET
@@ -12,6 +14,9 @@ from simulator.world import World
 from wire import ports
 
 SECONDS = 20.0
+# In a run's directory: what the world and its hypervisor put there, and the sockets of a parent while it runs.
+WORLDS = {"image", NSM_SOCKET, "parent.toml", "credentials.json"}
+PARENTS = {"parent.sock", "metrics", *(f"parent_{port}" for port in (ports.FEED, ports.STATUS, ports.CREDENTIALS, ports.EGRESS))}
 
 
 def until(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:
@@ -44,6 +49,42 @@ def children(pid: int) -> list[int]:
     return []
 
 
+def family(pid: int) -> list[int]:
+    """`pid`, what it started, and what that started."""
+    return [pid, *(one for child in children(pid) for one in family(child))]
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether all of them have ended in time; who waits for its parent to take note of it has."""
+    return until(lambda: not any(_links(str(pid)) for pid in pids))
+
+
+def left(run: Path) -> set[str]:
+    """What enclave and parent have left in the directory of their run."""
+    return set(os.listdir(run)) - WORLDS
+
+
+def http(world: World, path: str) -> str:
+    """The answer of the parent's own HTTP port, head and body; empty where there is none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream, contextlib.suppress(OSError):
+        stream.settimeout(SECONDS)
+        stream.connect(str(world.run / "metrics"))
+        stream.sendall(f"GET {path} HTTP/1.1\r\nHost: metrics\r\nConnection: close\r\n\r\n".encode())
+        return stream.makefile("rb").read().decode()
+    return ""
+
+
+def metric(world: World, name: str) -> float:
+    """A metric of the parent, all labels together."""
+    return sum(map(float, re.findall(rf"^cloister_{name}(?:{{.*}})? (\S+)$", http(world, "/metrics"), re.MULTILINE)))
+
+
+def stage(world: World) -> str:
+    """The boot stage that the parent logged last."""
+    reached = [line for line in (world.parent.text() if world.parent is not None else "").splitlines() if "reached stage" in line]
+    return reached[-1].rpartition(" ")[2] if reached else ""
+
+
 def zygote(world: World) -> int:
     """The enclave's process that forks workers."""
     assert world.enclave is not None
@@ -72,6 +113,8 @@ def clear_enclave(world: World) -> None:
     shutil.rmtree(image)
     for name in (NSM_SOCKET, f"enclave_{ports.SESSION}"):
         (world.run / name).unlink(missing_ok=True)
+    for weights in world.run.glob("weights-*"):
+        shutil.rmtree(weights)
 
 
 def restart_enclave(world: World, *, wait: bool = True) -> None:
@@ -82,10 +125,11 @@ def restart_enclave(world: World, *, wait: bool = True) -> None:
         world.wait_serving()
 
 
-def restart_parent(world: World) -> None:
+def restart_parent(world: World, *, limits: str = "") -> None:
     """The parent again, on the same addresses."""
     assert world.parent is not None
     world.parent.kill()
+    # What the new one is waited for by.
     for path in (Path(world.endpoint.removeprefix("unix:")), world.run / f"parent_{ports.EGRESS}"):
         path.unlink(missing_ok=True)
-    world.start_parent()
+    world.start_parent(limits=limits)

@@ -1,4 +1,7 @@
-"""Processes killed while serving and while booting: one typed error in time, then all is well again, and nothing is left."""
+"""Processes killed, stopped and told to end while serving: one typed error in time, then all is well again, and nothing is left.
+
+The same at every stage of the boot is in `test_kills`.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
@@ -29,7 +32,7 @@ DEADLINE = 15.0
 
 @pytest.fixture(scope="module")
 def sturdy() -> Iterator[World]:
-    """A world whose processes are killed and started again; afterwards no process of it is left, and no file."""
+    """A world whose processes are killed and started again; what ends in order at last leaves neither process nor file."""
     with closing(World.create()) as made:
         made.start_kms()
         made.owner.create_key([made.measured()])
@@ -41,8 +44,12 @@ def sturdy() -> Iterator[World]:
         )
         made.owner.publish(made.owner.manifest())
         yield booted(made)
+        assert made.enclave is not None and made.parent is not None
+        made.enclave.process.terminate()
+        assert 0 == made.enclave.wait(faults.SECONDS)
+        assert 0 == made.parent.stop()
+        assert set() == faults.left(made.run)
     assert faults.until(lambda: not faults.processes(made.directory)), "processes left"
-    assert not made.directory.exists()
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -51,12 +58,6 @@ def run(work: Coroutine[Any, Any, None]) -> None:
             await work
 
     asyncio.run(bounded())
-
-
-def measured(world: World) -> bool:
-    """Whether the last boot that the parent heard of has come to MEASURED, and no further."""
-    reached = [line for line in (world.parent.text() if world.parent is not None else "").splitlines() if "reached stage" in line]
-    return bool(reached) and reached[-1].endswith("MEASURED")
 
 
 def kill_workers(world: World) -> None:
@@ -235,7 +236,7 @@ def test_kms_away_at_boot(sturdy: World) -> None:
     assert sturdy.kms is not None
     sturdy.kms.kill()
     faults.restart_enclave(sturdy, wait=False)
-    assert faults.until(lambda: measured(sturdy))
+    assert faults.until(lambda: faults.stage(sturdy) == "MEASURED")
     faults.restart_parent(sturdy)
     assert sturdy.enclave is not None and sturdy.enclave.process.poll() is None
     sturdy.start_kms()
@@ -246,39 +247,3 @@ def test_kms_away_at_boot(sturdy: World) -> None:
             await works(client)
 
     run(work())
-
-
-def test_nsm_killed_at_boot(sturdy: World) -> None:
-    """A boot whose security module dies stops, with a code, and leaves no process."""
-    assert sturdy.kms is not None
-    sturdy.kms.kill()
-    faults.restart_enclave(sturdy, wait=False)
-    assert faults.until(lambda: measured(sturdy))
-    assert sturdy.enclave is not None
-    inside = faults.children(sturdy.enclave.process.pid)
-    sturdy.enclave.nsm.kill()
-    assert sturdy.wait_stopped() == "NSM_UNAVAILABLE"
-    assert faults.until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in inside))
-    sturdy.start_kms()
-    faults.restart_enclave(sturdy)
-
-
-def test_enclave_killed_at_boot(sturdy: World) -> None:
-    """An enclave killed before it measured, and one killed before it has its keys, leave no process; the next one boots."""
-    assert sturdy.kms is not None and sturdy.parent is not None
-    sturdy.parent.kill()
-    faults.restart_enclave(sturdy, wait=False)
-    for stage in ("COLD", "MEASURED"):
-        assert sturdy.enclave is not None
-        pid = sturdy.enclave.process.pid
-        if stage == "MEASURED":
-            sturdy.kms.kill()
-            faults.restart_parent(sturdy)
-            assert faults.until(lambda: measured(sturdy))
-        assert faults.until(lambda: bool(faults.children(pid)))  # noqa: B023 - asked at once
-        inside = faults.children(pid)
-        faults.kill_enclave(sturdy)
-        assert faults.until(lambda: not any(os.path.exists(f"/proc/{child}") for child in inside))  # noqa: B023
-        faults.restart_enclave(sturdy, wait=False)
-    sturdy.start_kms()
-    sturdy.wait_serving()
