@@ -5,6 +5,7 @@ import sys
 
 from attestation.chain import Root
 from cloister.command.main import main as command
+from simulator import typed
 from simulator.standing import Standing, default_folder
 from simulator.world import PARTITION
 
@@ -17,6 +18,6 @@ def main(argv: Sequence[str]) -> int:
     try:
         digest = bytes.fromhex(standing.root.read_text(encoding="ascii"))
     except (OSError, ValueError):
-        print("no simulated world is up; start one with: python -P -m simulator up", file=sys.stderr)
+        print(f"no simulated world is up; this starts one: {typed.line('up')}", file=sys.stderr)
         return NO_WORLD
     return command(argv, root=(Root(partition=PARTITION, sha256=digest),))

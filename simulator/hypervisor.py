@@ -15,12 +15,12 @@ from pathlib import Path
 import secrets
 import stat
 import subprocess
-import sys
 from typing import IO
 
 from attestation import eif
 from attestation.eif import Measurements
 from owner import cpio
+from simulator import processes
 from wire import ports
 from wire.endpoint import Unix
 
@@ -131,7 +131,7 @@ def _initial_pcrs(measurements: Measurements, module_id: str, *, debug: bool) ->
 def _start_nsm(run: Path, state: Path, module_id: str, pcrs: dict[int, bytes]) -> subprocess.Popen[bytes]:
     root = Path(__file__).resolve().parent.parent
     command = [
-        sys.executable,
+        *processes.interpreter(run.parent),
         "-P",
         "-m",
         "simulator",
@@ -161,7 +161,7 @@ def launch(
     debug: bool = False,
     console: IO[bytes] | int = subprocess.DEVNULL,
 ) -> Enclave:
-    """Start an enclave from this archive in `run`, a fresh directory with a short path; `state` holds the simulated root.
+    """Start an enclave from this archive in `run`, a fresh directory with a short path in its world's; `state` holds the simulated root.
 
     `debug` is Nitro's debug mode: PCR0-2 are zero, for the attacks that need it. `console` takes what the enclave writes.
     Raises: HypervisorError, OSError.
@@ -172,7 +172,7 @@ def launch(
     unpack(archive, directory)
     nsm = _start_nsm(run, state, module, _initial_pcrs(measurements, module, debug=debug))
     process = subprocess.Popen(
-        [sys.executable, "-I", "-B", os.fspath(ENTRY), os.fspath(directory)],
+        [*processes.interpreter(run.parent), "-I", "-B", os.fspath(ENTRY), os.fspath(directory)],
         cwd=run,
         env={},
         stdin=subprocess.PIPE,  # closes with us: the enclave ends with its hypervisor

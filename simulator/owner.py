@@ -25,6 +25,7 @@ from simulator.kms import accounts, tls
 from simulator.kms.accounts import Access
 from wire import credential, manifest
 from wire.manifest import Anyone, Issuers, Kms, Manifest, Model, Pipeline, Quota
+from wire.manifest_values import CREDENTIAL_LIFETIME_DEFAULT
 
 OWNER_ACCOUNT, PARENT_ACCOUNT = "111122223333", "444455556666"
 ADMIN = f"arn:aws:iam::{OWNER_ACCOUNT}:role/key-admin"
@@ -34,7 +35,7 @@ REGION = "eu-central-1"
 HOST = f"kms.{REGION}.amazonaws.com"
 DEPLOYMENT = "demo"
 WEEK_SECONDS = 7 * 86_400
-CREDENTIAL_SECONDS = 3600
+CREDENTIAL_SECONDS = CREDENTIAL_LIFETIME_DEFAULT
 QUOTA = Quota(requests=100_000, bytes=1 << 40)
 
 
@@ -171,22 +172,27 @@ class Owner:
         }
         return ReferenceValues(**{**values, **fields})
 
-    def identity(self, subject: str = "demo-caller", **claims: Any) -> CallerIdentity:
-        """A caller with a fresh key and a credential for every model."""
-        key, now = Ed25519PrivateKey.generate(), int(time.time())
+    def credential(self, key: bytes, subject: str = "demo-caller", *, now: float | None = None, **claims: Any) -> bytes:
+        """A credential for this public key, every model, and the longest time from `now` on that the manifest allows."""
+        start = int(time.time() if now is None else now)
         values: dict[str, Any] = {
             "issuer": "demo-issuer",
             "subject": subject,
             "audience": DEPLOYMENT,
-            "issued": now,
-            "not_before": now,
-            "expires": now + CREDENTIAL_SECONDS,
-            "key": key.public_key().public_bytes_raw(),
+            "issued": start,
+            "not_before": start,
+            "expires": start + CREDENTIAL_SECONDS,
+            "key": key,
             "models": tuple(dict.fromkeys(model.id for model in self.models)) or ("none",),
             "quota": QUOTA,
         }
-        issued = credential.issue(credential.Credential(**{**values, **claims}), self.issuer)
-        return CallerIdentity(credential=issued, key=key)
+        return credential.issue(credential.Credential(**{**values, **claims}), self.issuer)
+
+    def identity(self, subject: str = "demo-caller", **claims: Any) -> CallerIdentity:
+        """A caller with a fresh key and a credential for every model."""
+        key = Ed25519PrivateKey.generate()
+        public = key.public_key().public_bytes_raw()
+        return CallerIdentity(credential=self.credential(claims.pop("key", public), subject, **claims), key=key)
 
 
 class _Kept(io.BytesIO):

@@ -1,6 +1,7 @@
 """A sidecar in front of the world that `up` keeps: the unchanged `cloister sidecar`, as a process, under the world's root."""
 
 from collections.abc import Sequence
+import json
 import os
 from pathlib import Path
 import secrets
@@ -8,11 +9,12 @@ import signal
 import subprocess
 import sys
 
+from simulator import processes
 from simulator.world import WorldError
 
 CONFIG = """\
 [appliance]
-endpoint = "unix:{folder}/endpoint"
+endpoint = {endpoint}
 reference_values = "reference-values.json"
 credential = "credential"
 caller_key = "caller.pem"
@@ -36,15 +38,15 @@ class Sidecar:
         self._token = token
 
     @classmethod
-    def start(cls, folder: Path) -> "Sidecar":
-        """Write its configuration into the world's folder and start it. Raises: WorldError."""
+    def start(cls, folder: Path, world: Path) -> "Sidecar":
+        """Write its configuration into the folder of a standing world and start it as a process of that world. Raises: WorldError."""
         token = secrets.token_urlsafe(24)
-        for name, text in (("token", token), ("sidecar.toml", CONFIG.format(folder=folder))):
+        for name, text in (("token", token), ("sidecar.toml", CONFIG.format(endpoint=json.dumps(f"unix:{folder / 'endpoint'}")))):
             with os.fdopen(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
                 file.write(text)
         words = ("simulator", "cloister", "sidecar", "--config", str(folder / "sidecar.toml"))
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", *words],
+            [*processes.interpreter(world), "-P", "-m", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,7 +1,7 @@
 """Where a world that `up` keeps running is found by the commands typed beside it: one folder per user, in memory.
 
 `up` holds a lock on the folder's `pid` file for as long as it lives, so a stale file is told from a running world. What an
-`up` that was killed left behind, processes and files, goes when the next one starts.
+`up` that was killed left behind, processes and files, goes with `down` or when the next one starts.
 """
 
 import contextlib
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import fcntl
 import os
 from pathlib import Path
-import shutil
-import signal
 from typing import IO
 
-from simulator.world import memory_folder
+from simulator import processes, typed
+from simulator.world import memory_folder, remove
 
 
 class StandingError(Exception):
@@ -22,7 +21,7 @@ class StandingError(Exception):
 
 def default_folder() -> Path:
     """This user's; $CLOISTER_WORLD where one user wants several."""
-    return Path(os.environ.get("CLOISTER_WORLD") or memory_folder() / f"cloister-up-{os.getuid()}")
+    return Path(os.environ.get("CLOISTER_WORLD") or memory_folder() / f"cloister-up-{os.getuid()}").absolute()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ class Standing:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             held.close()
-            raise StandingError("a world is up already; python -P -m simulator down ends it") from None
+            raise StandingError(f"a world is up already; this ends it: {typed.line('down')}") from None
         held.truncate(0)
         held.write(str(os.getpid()))
         held.flush()
@@ -75,24 +74,26 @@ class Standing:
         """The file that names the directory of the world itself."""
         return self.folder / "world"
 
-    def sweep(self) -> None:
+    def sweep(self) -> "Swept":
         """Once claimed: end what still runs of a world that nobody keeps any more, and remove its files and this folder's."""
+        swept = Swept()
         with contextlib.suppress(OSError):
             directory = Path(self.world.read_text(encoding="utf-8"))
             if directory.parent == memory_folder() and directory.name.startswith("cloister-"):
-                _end_processes(directory)
-                for path in directory.rglob("*"):  # unpacked images are read-only
-                    if path.is_dir() and not path.is_symlink():
-                        path.chmod(0o700)
-                shutil.rmtree(directory, ignore_errors=True)
+                swept = Swept(world=directory, processes=processes.end(directory))
+                remove(directory)
         for stale in self.folder.iterdir():
             if stale != self.pid_file:
                 stale.unlink()
+        return swept
 
 
-def _end_processes(directory: Path) -> None:
-    """Kill this user's processes that work in the world's directory, which was made for that world alone."""
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdecimal() and directory in ((where := Path(os.readlink(entry / "cwd"))), *where.parents):
-                os.kill(int(entry.name), signal.SIGKILL)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """The directory of the world that nobody kept, None where there was none, and how many of its processes still ran."""
+
+    world: Path | None = None
+    processes: int = 0
+
+    def __str__(self) -> str:
+        return f"a world that was left behind is gone: {self.processes} processes ended, {self.world} removed"

@@ -5,7 +5,7 @@ their own. A world lives in one directory, best in memory, and ends with `close`
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 import hashlib
 import json
@@ -14,14 +14,13 @@ from pathlib import Path
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from typing import IO
 
 from attestation.chain import Root
 from attestation.eif import Measurements
-from simulator import hypervisor
+from simulator import hypervisor, processes
 from simulator.hypervisor import Enclave
 from simulator.owner import HOST, Owner
 from simulator.pki import SimulatedPki, read_root
@@ -29,6 +28,7 @@ from wire import ports
 
 TREE = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
+CONSOLE_SHOWN = 2000
 PARTITION = "simulated"
 
 
@@ -40,6 +40,14 @@ def memory_folder() -> Path:
     """Where worlds live: memory-backed where the machine has it, so that no byte of a model meets a disk."""
     shared = Path("/dev/shm")  # noqa: S108 - a tmpfs on Linux; mkdtemp makes the private folder inside
     return shared if shared.is_dir() and os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def remove(directory: Path) -> None:
+    """Remove a world's directory; unpacked images in it are read-only."""
+    for path in directory.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass(kw_only=True)
@@ -86,6 +94,7 @@ class World:
     parent: Process | None = None
     enclave: Enclave | None = None
     run: Path = field(init=False)
+    _console: Path | None = None
     _runs: int = 0
     _archive: bytes | None = field(default=None, repr=False)
 
@@ -123,7 +132,7 @@ class World:
         log = self.directory / "log" / f"{name}-{time.monotonic_ns()}"
         with log.open("wb") as errors:
             popen = subprocess.Popen(
-                [sys.executable, "-P", "-B", "-m", *words],
+                [*processes.interpreter(self.directory), "-P", "-B", "-m", *words],
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -211,10 +220,19 @@ to = "127.0.0.1:{self.kms_port}"
         self.parent = self.spawn("parent", ("parent", "--config", str(config)))
         self._wait_for(lambda: (side / f"parent_{ports.EGRESS}").exists() and Path(self.endpoint[5:]).exists(), self.parent)
 
-    def start_enclave(self, archive: bytes | None = None, *, debug: bool = False, console: IO[bytes] | int = subprocess.DEVNULL) -> Enclave:
-        """Launch the enclave in the run directory; it boots while this returns."""
-        self.enclave = hypervisor.launch(archive or self.archive(), state=self.state, run=self.run, debug=debug, console=console)
+    def start_enclave(self, archive: bytes | None = None, *, debug: bool = False, console: IO[bytes] | None = None) -> Enclave:
+        """Launch the enclave in the run directory; it boots while this returns. What it writes goes to a file of the world."""
+        with ExitStack() as stack:
+            if console is None:
+                self._console = self.directory / "log" / f"enclave-{time.monotonic_ns()}"
+                console = stack.enter_context(self._console.open("wb"))
+            self.enclave = hypervisor.launch(archive or self.archive(), state=self.state, run=self.run, debug=debug, console=console)
         return self.enclave
+
+    def console(self) -> str:
+        """The last lines that the enclave wrote, below the file's name; empty where it wrote nothing."""
+        text = "" if self._console is None else self._console.read_text(encoding="utf-8", errors="replace").rstrip()
+        return text and f"\n{self._console} ends:\n{text[-CONSOLE_SHOWN:]}"
 
     def wait_serving(self) -> None:
         """Wait until the enclave's session port takes connections. Raises: WorldError where its boot stopped."""
@@ -228,7 +246,7 @@ to = "127.0.0.1:{self.kms_port}"
                 probe.connect(path)
                 return
             if enclave.process.poll() is not None:
-                raise WorldError(f"the enclave's boot stopped: {self.boot_failure() or 'no report'}")
+                raise WorldError(f"the enclave's boot stopped: {self.boot_failure() or 'no report'}{self.console()}")
             time.sleep(0.02)
         raise WorldError("the enclave does not serve in time")
 
@@ -267,7 +285,4 @@ to = "127.0.0.1:{self.kms_port}"
             if process is not None:
                 process.stop()
         self.parent = self.kms = None
-        for path in self.directory.rglob("*"):  # unpacked images are read-only
-            if path.is_dir() and not path.is_symlink():
-                path.chmod(0o700)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove(self.directory)

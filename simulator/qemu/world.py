@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-import subprocess
 import time
 from typing import IO
 
@@ -39,7 +38,7 @@ class QemuWorld(World):
         """What the image file measures to."""
         return self.image
 
-    def start_enclave(self, archive: bytes | None = None, *, debug: bool = False, console: IO[bytes] | int = subprocess.DEVNULL) -> Enclave:
+    def start_enclave(self, archive: bytes | None = None, *, debug: bool = False, console: IO[bytes] | None = None) -> Enclave:
         """Not in this world: `start_machine`."""
         raise NotImplementedError("this world's enclave is a machine")
 

@@ -12,12 +12,14 @@ import time
 
 import pytest
 
-from simulator.up import COMMAND, commands
 from simulator.world import memory_folder
+from tests.appliance import faults
+from wire import credential as credentials
 
 ROOT = Path(__file__).parents[2]
-FOLDER = memory_folder() / f"cloister-up-test-{os.getpid()}"  # a world that a person keeps up is left alone
+FOLDER = memory_folder() / f"cloister up test {os.getpid()}"  # a world that a person keeps up is left alone
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "CLOISTER_WORLD": str(FOLDER)}
+BARE = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}  # another terminal, with no environment activated
 
 
 def simulator(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -30,6 +32,13 @@ def simulator(*words: str) -> "subprocess.CompletedProcess[str]":
         text=True,
         timeout=60,
         check=False,
+    )
+
+
+def shell(line: str) -> "subprocess.CompletedProcess[str]":
+    """The line as it stands, typed where `up` runs."""
+    return subprocess.run(
+        ["sh", "-c", line], env=BARE, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -49,29 +58,34 @@ def printed() -> Iterator[str]:
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if line.startswith("python -P -m simulator down"):
+        if line.endswith(" simulator down\n"):
             break
     yield "".join(lines)
-    if process.poll() is None:
+    if FOLDER.exists():  # else it is ending, and past the point where it takes a signal
         process.send_signal(signal.SIGTERM)
     assert 0 == process.wait(30)
     process.stdout.close()
 
 
+def commands(printed: str) -> list[str]:
+    """The lines below "The world is up" that a person may type, in order; the last one ends the world."""
+    return [line for line in printed.partition("The world is up")[2].splitlines()[1:] if line and not line.startswith("#")]
+
+
 def test_every_printed_command_works(printed: str) -> None:
-    """Each printed command line, typed as it stands and in order, succeeds, headed SIMULATED."""
-    given = [line for line in printed.splitlines() if line.startswith(COMMAND)]
-    assert [line for _, line in commands(FOLDER)] == given
+    """Each printed line, typed as it stands into a bare shell and in order, succeeds, headed SIMULATED."""
+    *given, _ = commands(printed)
+    assert 8 == len(given)
     for line in given:
-        done = simulator(*shlex.split(line)[4:])
-        assert (0, "") == (done.returncode, done.stderr if done.returncode else ""), line
+        done = shell(line)
+        assert 0 == done.returncode, (line, done.stderr)
         assert "SIMULATED" in done.stdout.splitlines()[0]
 
 
 def test_answers_for_machines(printed: str) -> None:
     """With --json the answer of `infer` is one object: five patients, two outputs, and the heading."""
     line = next(line for line in printed.splitlines() if "--json infer" in line)
-    found = json.loads(simulator(*shlex.split(line)[4:]).stdout)
+    found = json.loads(shell(line).stdout)
     assert found["accepted"] and found["heading"].startswith("SIMULATED")
     assert {"label": [5], "probabilities": [5, 2]} == {output["name"]: output["shape"] for output in found["outputs"]}
 
@@ -104,26 +118,50 @@ def test_acceptance_script(printed: str, tmp_path: Path) -> None:
 def test_aws_root_refuses(printed: str) -> None:
     """The same command under AWS's root, without the simulator, is refused before anything is sent."""
     line = next(line for line in printed.splitlines() if " infer " in line)
-    words = shlex.split(line)[5:]
+    words = shlex.split(line)
+    code = "import sys; from cloister.command.main import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", "import sys; from cloister.command.main import main; sys.exit(main(sys.argv[1:]))", *words],
-        env=ENVIRONMENT, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", code, *words[words.index("infer") :]],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert 1 == done.returncode
     assert "nothing was sent" in done.stderr
 
 
+def test_the_credential_is_renewed(printed: str) -> None:
+    """A credential whose time is nearly over is replaced by one for the same key, good for hours, while the world is up."""
+    held = FOLDER / "credential"
+    first = credentials.parse(held.read_bytes())
+    assert 86_400 == first.expires - first.issued
+    ending = FOLDER / "ending"
+    issue = next(line for line in printed.splitlines() if " issue " in line) + " --lifetime 1h"
+    for given, other in ((FOLDER / "second-credential", str(ending)), (FOLDER / "second.pub", first.key.hex())):
+        issue = issue.replace(str(given), other)
+    assert 0 == shell(issue).returncode
+    ending.replace(held)
+    assert faults.until(lambda: credentials.parse(held.read_bytes()).expires - time.time() > 13 * 3600)
+    assert (first.key, "demo-caller") == ((renewed := credentials.parse(held.read_bytes())).key, renewed.subject)
+    assert 0 == shell(next(line for line in printed.splitlines() if "--json infer" in line)).returncode
+
+
 def test_one_world_at_a_time(printed: str) -> None:
-    """A second `up` says that one is up and leaves it alone."""
-    assert 3 == simulator("up").returncode
+    """A second `up` says that one is up and how it is ended, and leaves it alone."""
+    done = simulator("up")
+    assert (3, commands(printed)[-1]) == (done.returncode, done.stderr.strip().partition("ends it: ")[2])
     assert (FOLDER / "endpoint").exists()
 
 
 def test_down(printed: str) -> None:
-    """`down` ends the world; nothing of it is left, and the command says so."""
+    """The printed `down` ends the world; nothing of it is left, and the command says so, and how to start one."""
     world = (FOLDER / "endpoint").readlink().parent.parent
     assert world.is_dir()
-    done = simulator("down")
+    done = shell(commands(printed)[-1])
     assert (0, "the world is gone\n") == (done.returncode, done.stdout)
     end = time.monotonic() + 10
     while FOLDER.exists() and time.monotonic() < end:
@@ -131,4 +169,4 @@ def test_down(printed: str) -> None:
     assert not FOLDER.exists() and not world.exists()
     done = simulator("cloister", "infer", "unix:x", "m", "f.npy", "--reference-values", "r")
     assert 3 == done.returncode
-    assert "simulator up" in done.stderr
+    assert f"{commands(printed)[-1].removesuffix('down')}up" in done.stderr

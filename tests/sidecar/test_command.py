@@ -29,7 +29,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproc
     assert process.stdout is not None
     for line in process.stdout:
         name, _, value = line.strip().partition("=")
-        if name.isupper() and value:
+        if name.isupper() and value and " " not in value:  # a command to try may begin with a variable, too
             said[name] = value
         if name == "MODELS":
             break
