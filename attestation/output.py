@@ -54,7 +54,8 @@ class CouldNotAskError(CommandError):
 class Context:
     """What a noun's handler gets beside its arguments: the trust roots and where answers go.
 
-    `heading` stands over every answer that does not rest on AWS's roots; machines find it as the member `heading`.
+    `heading` stands over every answer that does not rest on AWS's roots; machines find it as the member `heading`, and beside
+    an answer that goes into a file it is on standard error.
     """
 
     roots: tuple[Root, ...]
@@ -72,6 +73,15 @@ class Context:
             if self.heading:
                 print(self.heading, file=self.stdout)
             print(text, file=self.stdout)
+
+    def document(self, text: str, value: Mapping[str, object]) -> None:
+        """Write an answer that is a file's content: `text` alone on standard output, and the heading on standard error."""
+        if self.json:
+            self.show(text, value)
+            return
+        if self.heading:
+            print(self.heading, file=self.stderr)
+        print(text, file=self.stdout)
 
     def note(self, text: str) -> None:
         """Write a line about the work itself to standard error; machines get none."""

@@ -95,7 +95,7 @@ def _judged(args: argparse.Namespace) -> tuple[Policy, Matrix]:
 
 def _generate(args: argparse.Namespace, context: Context) -> None:
     text = FORMATS[args.format](_inputs(args))
-    context.show(text.rstrip("\n"), {"format": args.format, "document": text})
+    context.document(text.rstrip("\n"), {"format": args.format, "document": text})
 
 
 def _finding_text(finding: Finding) -> str:

@@ -34,7 +34,7 @@ def _show(args: argparse.Namespace, context: Context) -> None:
 def _publish(args: argparse.Namespace, context: Context) -> None:
     raw = keyfile.private_key(args.key, args).public_key().public_bytes_raw()
     pem = keys.public_pem(Ed25519PublicKey.from_public_bytes(raw)).decode()
-    context.show(pem.rstrip("\n"), {"accepted": True, "owner_key": raw.hex(), "pem": pem})
+    context.document(pem.rstrip("\n"), {"accepted": True, "owner_key": raw.hex(), "pem": pem})
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

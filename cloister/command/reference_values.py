@@ -79,7 +79,7 @@ def _new(args: argparse.Namespace, context: Context) -> None:
             min_sequence=args.min_sequence,
             pcr3=tuple(_hex(text, 48, "--pcr3") for text in args.pcr3 or ()),
             pcr4=tuple(_hex(text, 48, "--pcr4") for text in args.pcr4 or ()),
-            partition=args.partition,
+            partition=context.roots[0].partition if args.partition is None else args.partition,
             max_age=args.max_age,
             accept_anyone=args.accept_anyone,
             owner_key=owner,
@@ -181,7 +181,7 @@ def _add_new(parser: argparse.ArgumentParser) -> None:
     floor.add_argument("--min-sequence", metavar="N", type=int, help="accept the owner's manifests from this sequence on")
     parser.add_argument("--pcr3", metavar="HEX", action="append", help="an accepted IAM role; repeatable")
     parser.add_argument("--pcr4", metavar="HEX", action="append", help="an accepted instance; repeatable")
-    parser.add_argument("--partition", default="aws", help="aws or aws-us-gov")
+    parser.add_argument("--partition", metavar="NAME", help="aws (default) or aws-us-gov")
     parser.add_argument("--max-age", metavar="S", type=int, default=MAX_AGE, help="seconds")
     parser.add_argument("--accept-anyone", action="store_true", help="accept an enclave that authenticates no caller")
     parser.add_argument("--sequence", metavar="N", type=int, default=1, help="of these reference values")

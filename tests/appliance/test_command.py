@@ -5,15 +5,15 @@ import io
 import json
 from pathlib import Path
 import stat
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 from attestation import reference_values
-from cloister.command import infer
 from cloister.command.main import main
-from cloister.command.output import Context, Exit
+from cloister.command.output import Exit
 from cloister.identity import write_key
 from owner import keys
 from simulator.world import World
@@ -76,19 +76,43 @@ def test_version_output_and_values(desk: Desk) -> None:
     assert (0, True) == (code, "[[3., 4., 5., 6.]]" in out)
 
 
-def test_progress_for_people(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches show a bar where standard error is a terminal, and nowhere else."""
+class Terminal(io.StringIO):
+    """Where a person looks."""
 
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+    def isatty(self) -> bool:
+        return True
 
-    for stderr, shown in ((Terminal(), True), (io.StringIO(), False)):
-        context = Context(roots=(), json=False, stdout=io.StringIO(), stderr=stderr)
-        with infer._progress(2, context) as done:
-            done()
-            done()
-        assert shown is ("batches" in stderr.getvalue())
+
+@pytest.mark.parametrize(
+    ("stderr", "words", "shown"),
+    [
+        (Terminal(), ("--batch", "1"), True),
+        (io.StringIO(), ("--batch", "1"), False),
+        (Terminal(), ("--batch", "3"), False),
+        (Terminal(), ("--batch", "1", "--json"), False),
+    ],
+)
+def test_progress_for_people(desk: Desk, monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO, words: tuple[str, ...], shown: bool) -> None:
+    """Several batches show a bar that reaches the end where standard error is a terminal, and nowhere else."""
+    monkeypatch.setenv("TERM", "xterm")  # on a dumb one nothing can be drawn over
+    monkeypatch.setattr(sys, "stderr", stderr)
+    np.save(desk.folder / "x.npy", np.zeros((3, 4), np.float32))
+    code, out, _ = desk.ask(("infer",), "shift", str(desk.folder / "x.npy"), *words)
+    assert (0, True) == (code, bool(out))
+    drawn = stderr.getvalue()
+    assert [shown, shown] == ["batches" in drawn, "100%" in drawn]
+
+
+def test_arrays_by_name(desk: Desk) -> None:
+    """An .npz goes to the inputs that its arrays are named for, whatever their order; another name is the enclave's to refuse."""
+    left, right = np.arange(3, dtype=np.float32), np.full(3, 5, np.float32)
+    np.savez(desk.folder / "both.npz", b=right, a=left)
+    desk.infer("two", str(desk.folder / "both.npz"), "--out", str(desk.folder / "answer.npz"))
+    with np.load(desk.folder / "answer.npz") as answer:
+        assert {"sum": [5, 6, 7], "difference": [-5, -4, -3]} == {name: answer[name].tolist() for name in answer.files}
+    np.savez(desk.folder / "other.npz", a=left, c=right)
+    code, _, err = desk.ask(("infer",), "two", str(desk.folder / "other.npz"))
+    assert (Exit.REJECTED, True) == (code, "no such input" in err), err
 
 
 REFUSED = [
