@@ -37,7 +37,8 @@ def feed_source(config: Config) -> Source:
     if isinstance(config.feed, DirectoryFeed):
         return DirectorySource(Path(config.feed.directory))
     # boto3 costs 30 MB and 0.2 s, which a feed from a directory does not pay.
-    from parent.feed_s3 import S3Source, connect  # noqa: PLC0415
+    from parent.bucket import connect  # noqa: PLC0415
+    from parent.feed_s3 import S3Source  # noqa: PLC0415
 
     return S3Source(connect(config.feed.region), config.feed.bucket, config.feed.prefix, Path(config.feed.cache))
 
@@ -155,7 +156,7 @@ class Appliance:
             for listener in self.listeners.values():
                 listener.close()
             drain = self.config.limits.drain_seconds if stop.is_set() else 0.0
-            await asyncio.gather(*(listener.drain(drain) for listener in self.listeners.values()))
+            await asyncio.gather(self.feed.close(), *(listener.drain(drain) for listener in self.listeners.values()))
 
     async def _keep(self, launcher: Launcher) -> None:
         lost = asyncio.Event()

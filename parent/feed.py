@@ -47,6 +47,10 @@ class Source(Protocol):
         """Open an artifact for the time of the context. Raises on entry: SourceError."""
         ...
 
+    async def close(self) -> None:
+        """End what is under way: whoever waits for bytes is told that they do not come."""
+        ...
+
 
 class _File:
     def __init__(self, descriptor: int, length: int) -> None:
@@ -112,6 +116,9 @@ class DirectorySource:
         """The file's bytes are not hashed here: the enclave checks what it opens."""
         return open_file(self._directory / sha256.hex())
 
+    async def close(self) -> None:
+        """Nothing is under way."""
+
 
 class FeedService:
     """Answers the feed port. One request at a time per connection; bytes handed out are counted."""
@@ -121,6 +128,10 @@ class FeedService:
         self._seconds = seconds
         self.bytes_sent = 0
         self.errors: dict[str, int] = {reason.name.lower(): 0 for reason in FeedError}
+
+    async def close(self) -> None:
+        """End what the source has under way."""
+        await self._source.close()
 
     async def handle(self, stream: socket.socket) -> None:
         """Serve one connection until the enclave closes it. A malformed request, a stall or a broken source ends it."""

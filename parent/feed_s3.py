@@ -6,117 +6,28 @@ rotten disk costs a download, never a place in the cache. The enclave believes n
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 import hashlib
 import os
 from pathlib import Path
-import time
+import threading
 from typing import Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.exceptions import HTTPClientError as BrokenStreamError
-
+from parent.bucket import Bounds, Bucket, go_on, unavailable
 from parent.errors import SourceError
 from parent.feed import MANIFEST_NAME, Artifact, open_file
-from wire.feed import MANIFEST_MAX, RANGE_MAX, FeedError
+from wire.feed import MANIFEST_MAX
 
-PIECE_BYTES = 8 << 20
-PARALLEL = 4
-READ_BYTES = 1 << 20
-ATTEMPTS = 5  # for one piece; each goes on where the last one broke
-PAUSE_SECONDS = 0.2  # doubled after every attempt
-PIECE_SECONDS = 120.0  # for one attempt at one piece, however the bytes trickle
-_MISSING = frozenset({"404", "NoSuchKey", "NoSuchBucket"})
-
-
-def connect(region: str) -> Any:
-    """A boto3 S3 client with the instance's own credentials, bounded in every wait and without retries of its own."""
-    config = Config(
-        connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 1, "mode": "standard"}, max_pool_connections=PARALLEL
-    )
-    return boto3.session.Session().client("s3", region_name=region, config=config)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """How a download is cut up and how long it may take; the defaults are the product's."""
-
-    piece_bytes: int = PIECE_BYTES
-    parallel: int = PARALLEL
-    attempts: int = ATTEMPTS
-    pause_seconds: float = PAUSE_SECONDS
-    piece_seconds: float = PIECE_SECONDS
-
-
-def _unavailable(what: str) -> SourceError:
-    return SourceError(FeedError.UNAVAILABLE, what)
-
-
-class _Bucket:
-    """Blocking calls on one prefix of one bucket."""
-
-    def __init__(self, client: Any, bucket: str, prefix: str, bounds: Bounds) -> None:
-        self._client = client
-        self._bucket = bucket
-        self._prefix = f"{prefix.rstrip('/')}/" if prefix else ""
-        self._bounds = bounds
-
-    def length(self, name: str) -> int:
-        """Bytes of an object. Raises: SourceError."""
-        try:
-            length = int(self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)["ContentLength"])
-        except ClientError as error:
-            raise self._refused(error, name) from None
-        except BotoCoreError as error:
-            raise _unavailable(f"{name}: {type(error).__name__}") from None
-        if not 0 < length <= RANGE_MAX:
-            raise _unavailable(f"{name}: expected 1 to {RANGE_MAX} bytes")
-        return length
-
-    def _refused(self, error: ClientError, name: str) -> SourceError:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        return SourceError(FeedError.NOT_FOUND if code in _MISSING else FeedError.UNAVAILABLE, f"{name}: {code}")
-
-    def fetch(self, name: str, descriptor: int, offset: int, length: int) -> None:
-        """Write `length` bytes from `offset` to the same place of a file. Raises: SourceError after the last attempt."""
-        end, pause = offset + length, self._bounds.pause_seconds
-        for attempt in range(self._bounds.attempts):
-            if attempt:
-                time.sleep(pause)
-                pause *= 2
-            offset = self._attempt(name, descriptor, offset, end)
-            if offset == end:
-                return
-        raise _unavailable(f"{name}: bytes from {offset} on do not arrive")
-
-    def _attempt(self, name: str, descriptor: int, offset: int, end: int) -> int:
-        """One GET; how far it came. Raises: SourceError for a refusal, which trying again does not mend."""
-        deadline = time.monotonic() + self._bounds.piece_seconds
-        try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name, Range=f"bytes={offset}-{end - 1}")
-            with answer["Body"] as body:
-                while time.monotonic() < deadline:
-                    data = body.read(min(READ_BYTES, end - offset))
-                    if not data:
-                        break
-                    offset += os.pwrite(descriptor, data, offset)
-        except ClientError as error:
-            if int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)) < 500:
-                raise self._refused(error, name) from None
-        except (BotoCoreError, BrokenStreamError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
-                raise _unavailable(f"{name}: writing the cache: {error.strerror}") from None
-        return offset
+HASH_BYTES = 1 << 20
 
 
 class _Download:
     """One artifact on its way into the cache; readable meanwhile, piece by piece."""
 
-    def __init__(self, bucket: _Bucket, name: str, path: Path, length: int, bounds: Bounds) -> None:
+    def __init__(self, bucket: Bucket, name: str, path: Path, length: int, bounds: Bounds) -> None:
         self.length = length
         self._bucket = bucket
         self._name = name
@@ -126,7 +37,8 @@ class _Download:
         self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._done: set[int] = set()
         self._changed = asyncio.Event()
-        self.task = self._start()
+        self._stop = threading.Event()
+        self._task = self._start()
 
     @property
     def _pieces(self) -> range:
@@ -134,8 +46,8 @@ class _Download:
 
     def resume(self) -> None:
         """Go on with the missing pieces after a failure."""
-        if self.task.done():
-            self.task = self._start()
+        if self._task.done():
+            self._task = self._start()
 
     def _start(self) -> asyncio.Task[None]:
         task = asyncio.create_task(self._run())
@@ -146,24 +58,30 @@ class _Download:
         missing = iter([piece for piece in self._pieces if piece not in self._done])
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self._bounds.parallel):
-                    group.create_task(self._fetch(missing))
-        except* SourceError as failures:
-            raise failures.exceptions[0] from None
+                tasks = [group.create_task(self._fetch(missing)) for _ in range(self._bounds.parallel)]
+            for task in tasks:
+                if (failure := task.result()) is not None:
+                    raise failure
         finally:
             self._tell()
-        if await asyncio.to_thread(_sha256, self._descriptor) != self._name:
+        if await asyncio.to_thread(_sha256, self._descriptor, self._name, self._stop) != self._name:
             self._done.clear()
-            raise _unavailable(f"{self._name}: the object has other bytes than its name says")
+            raise unavailable(f"{self._name}: the object has other bytes than its name says")
         await asyncio.to_thread(os.replace, self._part, self._path)
 
-    async def _fetch(self, missing: Any) -> None:
+    async def _fetch(self, missing: Iterator[int]) -> SourceError | None:
+        """Fetch pieces until none is left. A failure ends the others too, each after its piece: no thread is left behind that writes."""
         for piece in missing:
             offset = piece * self._bounds.piece_bytes
             length = min(self._bounds.piece_bytes, self.length - offset)
-            await asyncio.to_thread(self._bucket.fetch, self._name, self._descriptor, offset, length)
+            try:
+                await asyncio.to_thread(self._bucket.fetch, self._name, self._descriptor, offset, length, self._stop)
+            except SourceError as failure:
+                deque(missing, maxlen=0)
+                return failure
             self._done.add(piece)
             self._tell()
+        return None
 
     def _tell(self) -> None:
         self._changed.set()
@@ -174,8 +92,8 @@ class _Download:
         size = self._bounds.piece_bytes
         wanted = range(offset // size, (offset + length - 1) // size + 1)
         while not self._done.issuperset(wanted):
-            if self.task.done():
-                raise _unavailable(f"{self._name}: the download failed")
+            if self._task.done():
+                raise unavailable(f"{self._name}: the download failed")
             await self._changed.wait()
 
     @asynccontextmanager
@@ -187,9 +105,14 @@ class _Download:
         finally:
             os.close(descriptor)
 
-    def close(self) -> None:
-        """Stop, and remove what is unfinished."""
-        self.task.cancel()
+    def stop(self) -> None:
+        """Begin to end; readers that wait are told that the download failed."""
+        self._stop.set()
+
+    async def close(self) -> None:
+        """Stop, and remove what is unfinished, once no thread writes any more: its descriptor may be another's file then."""
+        self.stop()
+        await asyncio.wait([self._task])
         os.close(self._descriptor)
         self._part.unlink(missing_ok=True)
 
@@ -206,22 +129,23 @@ class _Arriving:
     async def read_into(self, offset: int, buffer: memoryview) -> None:
         await self._download.arrived(offset, len(buffer))
         if await asyncio.to_thread(os.preadv, self._descriptor, [buffer], offset) != len(buffer):
-            raise _unavailable("the cache became shorter")
+            raise unavailable("the cache became shorter")
 
 
-def _sha256(descriptor: int) -> str:
+def _sha256(descriptor: int, name: str, stop: threading.Event) -> str:
     digest = hashlib.sha256()
     offset = 0
-    while data := os.pread(descriptor, READ_BYTES, offset):
+    while data := os.pread(descriptor, HASH_BYTES, offset):
+        go_on(stop, name)
         digest.update(data)
         offset += len(data)
     return digest.hexdigest()
 
 
-def _file_sha256(path: Path) -> str:
+def _file_sha256(path: Path, stop: threading.Event) -> str:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return _sha256(descriptor)
+        return _sha256(descriptor, path.name, stop)
     finally:
         os.close(descriptor)
 
@@ -231,11 +155,12 @@ class S3Source:
 
     def __init__(self, client: Any, bucket: str, prefix: str, cache: Path, *, bounds: Bounds | None = None) -> None:
         self._bounds = bounds or Bounds()
-        self._bucket = _Bucket(client, bucket, prefix, self._bounds)
+        self._bucket = Bucket(client, bucket, prefix, self._bounds)
         self._cache = cache
         self._checked: dict[str, tuple[int, int, int]] = {}
         self._downloads: dict[str, _Download] = {}
         self._lock = asyncio.Lock()
+        self._stop = threading.Event()
 
     async def manifest(self) -> bytes:
         """Fetched anew each time, so that a new manifest needs no restart of the parent."""
@@ -244,10 +169,10 @@ class S3Source:
     def _manifest(self) -> bytes:
         length = self._bucket.length(MANIFEST_NAME)
         if length > MANIFEST_MAX:
-            raise _unavailable(f"{MANIFEST_NAME}: expected 1 to {MANIFEST_MAX} bytes")
+            raise unavailable(f"{MANIFEST_NAME}: expected 1 to {MANIFEST_MAX} bytes")
         descriptor = os.memfd_create(MANIFEST_NAME)
         try:
-            self._bucket.fetch(MANIFEST_NAME, descriptor, 0, length)
+            self._bucket.fetch(MANIFEST_NAME, descriptor, 0, length, self._stop)
             return os.pread(descriptor, length, 0)
         finally:
             os.close(descriptor)
@@ -258,6 +183,7 @@ class S3Source:
         name = sha256.hex()
         path = self._cache / name
         async with self._lock:
+            go_on(self._stop, name)
             download = None if await self._cached(name, path) else await self._download(name, path)
         async with open_file(path) if download is None else download.reader() as artifact:
             yield artifact
@@ -267,7 +193,7 @@ class S3Source:
         if not await asyncio.to_thread(self._judge, name, path):
             return False
         if (finished := self._downloads.pop(name, None)) is not None:
-            finished.close()
+            await finished.close()
         return True
 
     def _judge(self, name: str, path: Path) -> bool:
@@ -275,7 +201,7 @@ class S3Source:
         try:
             status = path.stat()
             seen = (status.st_ino, status.st_size, status.st_mtime_ns)
-            if self._checked.get(name) != seen and _file_sha256(path) != name:
+            if self._checked.get(name) != seen and _file_sha256(path, self._stop) != name:
                 path.unlink()
                 return False
         except OSError:
@@ -292,13 +218,15 @@ class S3Source:
             self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
             download = self._downloads[name] = _Download(self._bucket, name, path, length, self._bounds)
         except OSError as error:
-            raise _unavailable(f"the cache: {error.strerror}") from None
+            raise unavailable(f"the cache: {error.strerror}") from None
         return download
 
     async def close(self) -> None:
-        """End every download."""
+        """End every download and remove what is unfinished; from then on nothing can be had."""
+        self._stop.set()
         for download in self._downloads.values():
-            download.close()
-            with suppress(asyncio.CancelledError, SourceError):
-                await download.task
-        self._downloads.clear()
+            download.stop()
+        async with self._lock:
+            for download in self._downloads.values():
+                await download.close()
+            self._downloads.clear()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 import hashlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import io
 from pathlib import Path
 import random
@@ -13,9 +14,13 @@ from typing import Any
 from botocore.exceptions import ClientError, ReadTimeoutError, ResponseStreamingError
 import pytest
 
-from parent import feed_s3
+from parent import appliance, bucket, feed_s3
+from parent.appliance import Appliance
+from parent.bucket import Bounds
+from parent.config import parse
 from parent.errors import SourceError
-from parent.feed_s3 import Bounds, S3Source
+from parent.feed_s3 import S3Source
+from tests.parent.test_config import MINIMAL
 from wire.feed import MANIFEST_MAX, FeedError
 
 moto = pytest.importorskip("moto", reason="moto absent")
@@ -32,7 +37,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     with moto.mock_aws():
-        client = feed_s3.connect("eu-west-1")
+        client = bucket.connect("eu-west-1")
         client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
         client.put_object(Bucket=BUCKET, Key=f"p/{NAME}", Body=DATA)
         client.put_object(Bucket=BUCKET, Key="p/manifest.cose", Body=b"a manifest")
@@ -210,8 +215,8 @@ def test_a_rotten_cache_is_fetched_anew(s3: Any, tmp_path: Path) -> None:
 def test_a_stalling_bucket_is_bounded(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that trickles byte by byte ends with its attempt's time, and the download with its attempts."""
     now = iter(range(10_000_000))
-    monkeypatch.setattr(feed_s3, "time", SimpleNamespace(monotonic=lambda: float(next(now)), sleep=lambda _: None))
-    monkeypatch.setattr(feed_s3, "READ_BYTES", 1)
+    monkeypatch.setattr(bucket, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    monkeypatch.setattr(bucket, "READ_BYTES", 1)
     bounds = Bounds(piece_bytes=16_384, parallel=1, attempts=3, pause_seconds=0, piece_seconds=20)
 
     async def work(source: S3Source) -> None:
@@ -256,7 +261,13 @@ class Refusing(Between):
 def test_only_what_may_pass_is_tried_again(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, attempts: int) -> None:
     """A refusal is final; the service's own trouble is tried again after growing waits."""
     slept: list[float] = []
-    monkeypatch.setattr(feed_s3, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=slept.append))
+
+    class Waited(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            slept.append(timeout or 0.0)
+            return self.is_set()
+
+    monkeypatch.setattr(feed_s3, "threading", SimpleNamespace(Event=Waited))
     between = Refusing(s3, status)
     bounds = Bounds(piece_bytes=len(DATA), parallel=1, attempts=3, pause_seconds=0.2)
 
@@ -291,7 +302,7 @@ def test_a_full_disk_is_said(s3: Any, tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     between = Between(s3)
-    monkeypatch.setattr(feed_s3.os, "pwrite", full)
+    monkeypatch.setattr(bucket.os, "pwrite", full)
 
     async def work(source: S3Source) -> None:
         with pytest.raises(SourceError):
@@ -299,3 +310,180 @@ def test_a_full_disk_is_said(s3: Any, tmp_path: Path, monkeypatch: pytest.Monkey
 
     run(lambda: S3Source(between, BUCKET, "p", tmp_path, bounds=BOUNDS), work)
     assert len(set(between.asked)) == len(between.asked)
+
+
+class Silent(Between):
+    """Never gives a byte: each connection is silent for as long as one may be, and breaks."""
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(client, lambda _n, _r, _d: Body(b"", ReadTimeoutError(endpoint_url="x")))
+        self.asking = threading.Event()
+
+    def get_object(self, **asked: Any) -> Any:
+        """As S3, but silent."""
+        answer = super().get_object(**asked)
+        self.asking.set()
+        return answer
+
+
+ENDLESS = Bounds(piece_bytes=16_384, parallel=3, attempts=1 << 40, pause_seconds=0)
+
+
+def test_closing_ends_what_is_under_way(s3: Any, tmp_path: Path) -> None:
+    """Readers that wait are told, no thread asks on, nothing unfinished stays, and nothing more can be had."""
+    silent = Silent(s3)
+
+    async def scene() -> None:
+        source = S3Source(silent, BUCKET, "p", tmp_path, bounds=ENDLESS)
+        reading = asyncio.gather(fetched(source), source.manifest(), return_exceptions=True)
+        await asyncio.to_thread(silent.asking.wait)
+        await source.close()
+        assert list(tmp_path.iterdir()) == []
+        assert [SourceError, SourceError] == [type(result) for result in await reading]
+        asked = len(silent.asked)
+        for more in (source.manifest(), fetched(source)):
+            with pytest.raises(SourceError):
+                await more
+        assert asked == len(silent.asked)
+
+    asyncio.run(scene())
+
+
+def test_a_stopped_parent_does_not_wait_for_a_stuck_download(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to stop while a download gets no byte, the parent ends: the download with it, and no part of it stays."""
+    silent = Silent(s3)
+    source = S3Source(silent, BUCKET, "p", tmp_path / "cache", bounds=ENDLESS)
+    monkeypatch.setattr(appliance, "feed_source", lambda _: source)
+    text = MINIMAL.replace("vsock:16:7000", f"unix:{tmp_path}/e").replace("cid = 16", "")
+    for name in ("tcp:0.0.0.0:7443", "vsock:3:7001", "vsock:3:7002", "vsock:3:7003"):
+        text = text.replace(name, f"unix:{tmp_path}/{name[-4:]}")
+
+    async def scene() -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(Appliance(parse(text)).run(stop))
+        reading = asyncio.create_task(fetched(source))
+        await asyncio.to_thread(silent.asking.wait)
+        assert [path.name for path in (tmp_path / "cache").iterdir()] == [f".{NAME}.part"]
+        stop.set()
+        await running
+        assert list((tmp_path / "cache").iterdir()) == []
+        with pytest.raises(SourceError):
+            await reading
+
+    asyncio.run(scene())
+
+
+def test_hashing_ends_too(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large file that lies in the cache is not hashed to its end by a parent that stops, and stays where it is."""
+    (tmp_path / NAME).write_bytes(DATA)
+    begun, go = threading.Event(), threading.Event()
+    pread = feed_s3.os.pread
+
+    def slow(descriptor: int, length: int, offset: int) -> bytes:
+        begun.set()
+        go.wait()
+        return pread(descriptor, 1, offset)
+
+    async def scene() -> None:
+        monkeypatch.setattr(feed_s3.os, "pread", slow)
+        source = S3Source(Between(s3), BUCKET, "p", tmp_path, bounds=BOUNDS)
+        reading = asyncio.create_task(fetched(source))
+        await asyncio.to_thread(begun.wait)
+        closing = asyncio.create_task(source.close())
+        await asyncio.sleep(0)
+        go.set()
+        await closing
+        with pytest.raises(SourceError):
+            await reading
+
+    asyncio.run(scene())
+    assert (tmp_path / NAME).read_bytes() == DATA
+
+
+def test_a_failed_download_leaves_no_thread_behind(s3: Any, tmp_path: Path) -> None:
+    """Where one piece cannot be had the others are waited for: nobody writes once the reader is told."""
+    under_way, never = threading.Semaphore(0), threading.Event()
+    ended: list[str] = []
+
+    def meddle(number: int, range_: str, data: bytes) -> Body:
+        if range_.startswith("bytes=0-"):
+            under_way.acquire()
+            under_way.acquire()
+            return Body(b"")
+        under_way.release()
+        never.wait(0.05)  # longer than the first needs to fail
+        ended.append(range_)
+        return Body(data)
+
+    async def work(source: S3Source) -> None:
+        with pytest.raises(SourceError):
+            await fetched(source, length=16_384)
+        assert 2 == len(ended)
+
+    bounds = Bounds(piece_bytes=16_384, parallel=3, attempts=1, pause_seconds=0)
+    run(lambda: S3Source(Between(s3, meddle), BUCKET, "p", tmp_path, bounds=bounds), work)
+
+
+class Bare(ThreadingHTTPServer):
+    """S3 as far as a download goes, over real connections; the first GET of each piece breaks as `fault` says."""
+
+    daemon_threads = True
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(("127.0.0.1", 0), BareHandler)
+        self.fault = fault
+        self.asked: list[str] = []
+        self.over = threading.Event()
+
+
+class BareHandler(BaseHTTPRequestHandler):
+    server: Bare
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(DATA)))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        self.server.asked.append(self.headers["Range"])
+        data = DATA[first : last + 1]
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if first % BOUNDS.piece_bytes:
+            self.wfile.write(data)
+            return
+        self.wfile.write(data[:1000])
+        self.wfile.flush()
+        self.close_connection = True
+        if self.server.fault == "silent":
+            self.server.over.wait()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        pass
+
+
+@pytest.mark.parametrize("fault", ["cut", "silent"])
+def test_a_broken_connection_goes_on_where_it_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Over real connections: one that is cut, or that falls silent, costs the missing bytes of its piece alone."""
+    server = Bare(fault)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setattr(bucket, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(bucket, "READ_BYTES", 500)
+    bounds = Bounds(piece_bytes=BOUNDS.piece_bytes, parallel=7, attempts=9, pause_seconds=0)
+    try:
+        assert DATA == run(lambda: S3Source(bucket.connect("eu-west-1"), BUCKET, "p", tmp_path, bounds=bounds), fetched)
+    finally:
+        server.over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    broken = range(0, len(DATA), BOUNDS.piece_bytes)
+    ends = [min(start + BOUNDS.piece_bytes, len(DATA)) - 1 for start in broken]
+    expected = {f"bytes={start + gone}-{end}" for start, end in zip(broken, ends, strict=True) for gone in (0, 1000)}
+    assert expected <= set(server.asked)
