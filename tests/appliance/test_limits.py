@@ -1,9 +1,11 @@
-"""Every limit of the enclave's front (T19) shown active by exceeding it, while another caller's requests are all answered."""
+"""Every limit of the enclave's front (T19) shown active by exceeding it, again and again, while another caller's requests are
+all answered and its latency stays within the quiet range (`tests.pace`)."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,12 @@ from cloister.errors import RequestRefusedError, SessionRefusedError, Unreachabl
 from cloister.tensors import encode_request
 from simulator.hostile.impostor import read_frame
 from simulator.hostile.small import booted
+from simulator.hostile.twins import Edit, copy_tree
 from simulator.world import World
 from tests.appliance import faults
 from tests.appliance.conftest import caller
 from tests.appliance.models import specs
+from tests.pace import OUTLIERS, PAUSE_SECONDS, Pace
 from wire import handshake, ports
 from wire.errors import Code
 from wire.frame import OPEN_BODY, FrameType
@@ -30,41 +34,73 @@ LIMITS = Limits(sessions=4, handshakes=3, idle_seconds=10, open_messages=2, unse
 LARGEST = 4 << 20
 CHALLENGE = handshake.encode_challenge(bytes(32))
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Attack = Callable[[], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture(scope="module")
 def narrow() -> Iterator[World]:
     """A world with the tightest limits."""
     with closing(World.create()) as made:
-        made.start_kms()
-        made.owner.create_key([made.measured()])
-        runtime = Runtime(seconds=2, request_bytes=LARGEST, answer_bytes=LARGEST)
-        made.owner.seal([replace(spec, settings={"runtime": runtime}) for spec in specs() if spec.id in ("shift", "copy", "spin")])
-        made.owner.publish(made.owner.manifest(limits=LIMITS))
-        yield booted(made)
+        yield tightened(made)
     assert faults.until(lambda: not faults.processes(made.directory)), "processes left"
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(60):
-            await work
+def tightened(made: World) -> World:
+    """Serving three models under LIMITS."""
+    made.start_kms()
+    made.owner.create_key([made.measured()])
+    runtime = Runtime(seconds=2, request_bytes=LARGEST, answer_bytes=LARGEST)
+    made.owner.seal([replace(spec, settings={"runtime": runtime}) for spec in specs() if spec.id in ("shift", "copy", "spin")])
+    made.owner.publish(made.owner.manifest(limits=LIMITS))
+    return booted(made)
 
-    asyncio.run(bounded())
+
+async def bounded(work: Coroutine[Any, Any, Pace]) -> Pace:
+    async with asyncio.timeout(60):
+        return await work
 
 
-async def steady(world: World, attack: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    """How many requests of a well-behaved caller were answered, every one of them, while the attack went on."""
-    answered = 0
-    async with await caller(world, "steady") as client:
-        task = asyncio.create_task(attack())
-        while not task.done() or answered < 20:
-            data = np.full((1, 4), answered, np.float32)
-            assert (data + 2).tolist() == (await client.infer("shift", {"x": data}, timeout=10)).outputs["y"].tolist()
-            answered += 1
-            await asyncio.sleep(0.002)
-        await task
-    return answered
+@pytest.fixture
+def unharmed(narrow: World, world: World) -> Callable[[Attack], None]:
+    """Runs an attack on the narrow world and judges what its other caller sees of it."""
+
+    def judge(attack: Attack) -> None:
+        pace = asyncio.run(bounded(paced(narrow, world, attack)))
+        assert pace.is_quiet, pace
+
+    return judge
+
+
+async def asks(client: Client, number: int) -> None:
+    """One request, answered as it has to be."""
+    data = np.full((1, 4), number, np.float32)
+    assert (data + 2).tolist() == (await client.infer("shift", {"x": data}, timeout=20)).outputs["y"].tolist()
+
+
+async def paced(attacked: World, quiet: World, attack: Attack) -> Pace:
+    """How long a well-behaved caller of `attacked` waits for each answer while the attack goes on, renewed as often as it takes."""
+    pace = Pace()
+
+    async def undisturbed(client: Client) -> None:
+        while True:
+            await asks(client, pace.undisturbed)
+            pace.undisturbed += 1
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def renewed() -> None:
+        await attack()
+        while not pace.is_decided:
+            await attack()
+
+    async with await caller(quiet, "undisturbed") as other, await caller(attacked, "steady") as client, asyncio.TaskGroup() as group:
+        clock = group.create_task(undisturbed(other))
+        attacking = group.create_task(renewed())
+        while not attacking.done():
+            with pace.wait():
+                await asks(client, len(pace.waits))
+            await asyncio.sleep(PAUSE_SECONDS)
+        clock.cancel()
+    return pace
 
 
 async def stranger(world: World) -> Stream:
@@ -101,26 +137,44 @@ async def no_strangers(world: World) -> None:
                 return
 
 
-def test_challenge_flood(narrow: World) -> None:
-    """Of many who ask for evidence and leave it at that, as many get it as handshakes are allowed; the rest are closed."""
+def flood(world: World) -> Attack:
+    """Many who ask for evidence and leave it at that: as many get it as handshakes are allowed, the rest are closed."""
 
     async def attack() -> None:
-        streams = [await stranger(narrow) for _ in range(30)]
+        streams = [await stranger(world) for _ in range(30)]
         for _, writer in streams:
             writer.write(CHALLENGE)
         given = [await evidence(each) for each in streams]
         assert LIMITS.handshakes == sum(one is not None for one in given)
         with pytest.raises(UnreachableError):
-            await caller(narrow, "late")
+            await caller(world, "late")
         for _, writer in streams:
             writer.close()
-        await no_strangers(narrow)
+        await no_strangers(world)
 
-    run(_nothing(steady(narrow, attack)))
+    return attack
 
 
-async def _nothing(work: Coroutine[Any, Any, int]) -> None:
-    assert await work >= 20
+def test_challenge_flood(unharmed: Callable[[Attack], None], narrow: World) -> None:
+    """Of many who ask for evidence and leave it at that, as many get it as handshakes are allowed; the rest are closed."""
+    unharmed(flood(narrow))
+
+
+def test_latency_is_measured(tmp_path: Path, world: World) -> None:
+    """Where every challenge holds up the enclave's loop for a quarter of a second, the flood takes others out of their quiet range."""
+    line = "                self._challenged = self._loop.time()\n"
+    copy_tree(tmp_path, (Edit(file="enclave/connection.py", old=line, new=line + "                __import__('time').sleep(0.25)\n"),))
+    with closing(World.create(tmp_path)) as twin:
+        tightened(twin)
+        assert asyncio.run(bounded(paced(twin, world, nothing))).is_quiet
+        pace = asyncio.run(bounded(paced(twin, world, flood(twin))))
+    assert not pace.is_quiet
+    assert pace.outliers > OUTLIERS
+
+
+async def nothing() -> None:
+    """No attack."""
+    await asyncio.sleep(PAUSE_SECONDS)
 
 
 async def _trickle(streams: Stream, data: bytes) -> None:
@@ -136,7 +190,7 @@ async def _trickle(streams: Stream, data: bytes) -> None:
     writer.close()
 
 
-def test_slow_handshakes(narrow: World) -> None:
+def test_slow_handshakes(unharmed: Callable[[Attack], None], narrow: World) -> None:
     """Silence, a slow challenge and a slow opening each end after the handshake time, and hold their places no longer."""
 
     async def attack() -> None:
@@ -148,7 +202,7 @@ def test_slow_handshakes(narrow: World) -> None:
         silent[1].close()
         await no_strangers(narrow)
 
-    run(_nothing(steady(narrow, attack)))
+    unharmed(attack)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +214,7 @@ def test_slow_handshakes(narrow: World) -> None:
         (1 << 20).to_bytes(4, "big") + bytes((FrameType.RECORD,)),
     ],
 )
-def test_oversize_challenge(narrow: World, header: bytes) -> None:
+def test_oversize_challenge(unharmed: Callable[[Attack], None], narrow: World, header: bytes) -> None:
     """A first frame of another length than a challenge's closes the connection at its header."""
 
     async def attack() -> None:
@@ -169,11 +223,11 @@ def test_oversize_challenge(narrow: World, header: bytes) -> None:
         assert b"" == await rest(reader)
         writer.close()
 
-    run(_nothing(steady(narrow, attack)))
+    unharmed(attack)
 
 
 @pytest.mark.parametrize("length", [OPEN_BODY + 2, OPEN_BODY, (1 << 32) - 1])
-def test_oversize_open(narrow: World, length: int) -> None:
+def test_oversize_open(unharmed: Callable[[Attack], None], narrow: World, length: int) -> None:
     """After the evidence nothing but an opening of its exact length is read."""
 
     async def attack() -> None:
@@ -184,7 +238,7 @@ def test_oversize_open(narrow: World, length: int) -> None:
         assert b"" == await rest(streams[0])
         streams[1].close()
 
-    run(_nothing(steady(narrow, attack)))
+    unharmed(attack)
 
 
 def connection_of(client: Client) -> Connection:
@@ -198,7 +252,7 @@ async def lost(connection: Connection) -> None:
         await connection._lost.wait()
 
 
-def test_oversize_record(narrow: World) -> None:
+def test_oversize_record(unharmed: Callable[[Attack], None], narrow: World) -> None:
     """A record longer than a mebibyte ends its session at the header, and only that one."""
 
     async def attack() -> None:
@@ -208,10 +262,10 @@ def test_oversize_record(narrow: World) -> None:
         await lost(connection)
         await client.close()
 
-    run(_nothing(steady(narrow, attack)))
+    unharmed(attack)
 
 
-def test_message_that_announces_too_much(narrow: World) -> None:
+def test_message_that_announces_too_much(unharmed: Callable[[Attack], None], narrow: World) -> None:
     """A message that says it is a tebibyte is refused when it ends, without room made for it; its session lives on."""
 
     async def attack() -> None:
@@ -222,10 +276,10 @@ def test_message_that_announces_too_much(narrow: World) -> None:
             assert Code.REQUEST_TOO_LARGE == answer.status
             assert await client.ready("shift")
 
-    run(_nothing(steady(narrow, attack)))
+    unharmed(attack)
 
 
-def test_message_longer_than_it_says(narrow: World) -> None:
+def test_message_longer_than_it_says(unharmed: Callable[[Attack], None], narrow: World) -> None:
     """A message of more records than its header announces is refused as malformed; its session lives on."""
 
     async def attack() -> None:
@@ -236,10 +290,10 @@ def test_message_longer_than_it_says(narrow: World) -> None:
             assert Code.MALFORMED_MESSAGE == answer.status
             assert await client.ready("shift")
 
-    run(_nothing(steady(narrow, attack)))
+    unharmed(attack)
 
 
-def test_too_many_sessions(narrow: World) -> None:
+def test_too_many_sessions(unharmed: Callable[[Attack], None], narrow: World) -> None:
     """One session more than allowed is refused with that code, and served once another has ended."""
 
     async def attack() -> None:
@@ -251,10 +305,10 @@ def test_too_many_sessions(narrow: World) -> None:
             await other.close()
         await no_strangers(narrow)
 
-    run(_nothing(steady(narrow, attack)))
+    unharmed(attack)
 
 
-def test_too_many_messages(narrow: World) -> None:
+def test_too_many_messages(unharmed: Callable[[Attack], None], narrow: World) -> None:
     """A caller that ignores how many messages it may have open is told BUSY for those beyond."""
 
     async def attack() -> None:
@@ -271,10 +325,10 @@ def test_too_many_messages(narrow: World) -> None:
                 task.cancel()
             await asyncio.wait(slow)
 
-    run(_nothing(steady(narrow, attack)))
+    unharmed(attack)
 
 
-def test_memory_of_all_sessions(narrow: World) -> None:
+def test_memory_of_all_sessions(unharmed: Callable[[Attack], None], narrow: World) -> None:
     """Large messages that arrive slowly on several sessions take no more memory than all may hold: the next large one is
     refused, small ones are not, and once the others have gone there is room again."""
 
@@ -301,7 +355,7 @@ def test_memory_of_all_sessions(narrow: World) -> None:
                     return
             pytest.fail("the memory of callers that are gone was not given back")
 
-    run(_nothing(steady(narrow, attack)))
+    unharmed(attack)
 
 
 async def _unread(world: World) -> None:
@@ -352,16 +406,16 @@ async def _slow_record(world: World) -> None:
     await client.close()
 
 
-def test_time_limits(narrow: World) -> None:
+def test_time_limits(unharmed: Callable[[Attack], None], narrow: World) -> None:
     """Unread answers, an idle session and a record that never ends each cost their own caller the session, no one else anything."""
 
     async def attack() -> None:
         await asyncio.gather(_unread(narrow), _idle(narrow), _slow_record(narrow))
 
-    run(_nothing(steady(narrow, attack)))
+    unharmed(attack)
 
 
-def test_frames_of_the_wrong_phase(narrow: World) -> None:
+def test_frames_of_the_wrong_phase(unharmed: Callable[[Attack], None], narrow: World) -> None:
     """A record before the opening, and an opening after it, end the connection."""
 
     async def attack() -> None:
@@ -376,4 +430,4 @@ def test_frames_of_the_wrong_phase(narrow: World) -> None:
         await lost(connection_of(client))
         await client.close()
 
-    run(_nothing(steady(narrow, attack)))
+    unharmed(attack)

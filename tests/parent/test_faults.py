@@ -1,6 +1,8 @@
-"""The parent as a process: it starts and stops cleanly, and no fault of caller, enclave or machine takes it down."""
+"""The parent as a process: it starts and stops cleanly, and no fault of caller, enclave or machine takes it down, or keeps
+another session waiting beyond its quiet range (`tests.pace`)."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 import json
 from pathlib import Path
@@ -17,6 +19,8 @@ import pytest
 from parent.appliance import files_needed
 from parent.config import parse
 from parent.forward import OPENING_BYTES
+from simulator.hostile.twins import Edit, copy_tree
+from tests.pace import OUTLIERS, PAUSE_SECONDS, Pace
 from wire.errors import BootFailure, Stage
 from wire.feed import BootReport, encode_boot_report, encode_get_manifest
 
@@ -77,7 +81,7 @@ class Enclave:
 class Parent:
     """A parent process on Unix sockets in a directory."""
 
-    def __init__(self, directory: Path, limits: str = "", *, stderr: str = "log", drain: int = 0) -> None:
+    def __init__(self, directory: Path, limits: str = "", *, stderr: str = "log", drain: int = 0, tree: Path = ROOT) -> None:
         self.directory = directory
         self.config = directory / "parent.toml"
         self.config.write_text(CONFIG.format(d=directory, drain=drain, limits=limits))
@@ -85,7 +89,7 @@ class Parent:
         path = self.log if stderr == "log" else Path(stderr)
         with path.open("wb") as sink:
             command = [sys.executable, "-m", "parent", "--config", str(self.config)]
-            self.process = subprocess.Popen(command, cwd=ROOT, stderr=sink, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(command, cwd=tree, stderr=sink, stdin=subprocess.DEVNULL)
 
     def wait_ready(self) -> None:
         until(lambda: self.process.poll() is not None or all((self.directory / name).exists() for name in SOCKETS))
@@ -114,9 +118,9 @@ def until(what: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def world(directory: Path, limits: str = "", *, stderr: str = "log") -> Iterator[Parent]:
+def world(directory: Path, limits: str = "", *, stderr: str = "log", tree: Path = ROOT) -> Iterator[Parent]:
     enclave = Enclave(directory / "enclave")
-    parent = Parent(directory, limits, stderr=stderr)
+    parent = Parent(directory, limits, stderr=stderr, tree=tree)
     try:
         parent.wait_ready()
         yield parent
@@ -132,6 +136,38 @@ def echoes(stream: socket.socket, data: bytes = b"hello") -> bool:
     while len(got) < len(data) and (part := stream.recv(1 << 16)):
         got += part
     return got == data
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parent]:
+    """A parent that nobody attacks."""
+    with world(tmp_path_factory.mktemp("quiet")) as parent:
+        yield parent
+
+
+@contextmanager
+def paced(opened: socket.socket, quiet: Parent) -> Iterator[Pace]:
+    """How long an open session waits for each answer while the body runs, compared with a session of the quiet parent."""
+    pace, over = Pace(), threading.Event()
+
+    def undisturbed(stream: socket.socket) -> None:
+        while not over.wait(PAUSE_SECONDS):
+            assert echoes(stream)
+            pace.undisturbed += 1
+
+    def watched() -> None:
+        while not over.wait(PAUSE_SECONDS):
+            with pace.wait():
+                assert echoes(opened)
+
+    with quiet.connect() as stream, ThreadPoolExecutor(2) as pool:
+        tasks = [pool.submit(undisturbed, stream), pool.submit(watched)]
+        try:
+            yield pace
+        finally:
+            over.set()
+        for task in tasks:
+            task.result()
 
 
 def metric(parent: Parent, name: str) -> float:
@@ -208,16 +244,17 @@ def test_a_full_log_disk_does_not_stop_it(tmp_path: Path) -> None:
             assert echoes(stream)
 
 
-def test_no_file_descriptor_left_delays_new_sessions_and_hurts_no_old_one(tmp_path: Path) -> None:
+def test_no_file_descriptor_left_delays_new_sessions_and_hurts_no_old_one(tmp_path: Path, quiet: Parent) -> None:
     """EMFILE at accept: the open session goes on, waiting ones are served once descriptors come free, and the loop does not spin."""
     with world(tmp_path) as parent:
         first = parent.connect()
         assert echoes(first)
         limit = parent.descriptors()
         parent.allow_descriptors(limit)
-        waiting = [parent.connect() for _ in range(5)]
-        for _ in range(50):
-            assert echoes(first)
+        with paced(first, quiet) as pace:
+            waiting = [parent.connect() for _ in range(5)]
+            until(lambda: pace.is_decided)
+        assert pace.is_quiet, pace
         parent.allow_descriptors(limit + 64)
         for stream in waiting:
             assert echoes(stream)
@@ -240,36 +277,59 @@ def test_no_file_descriptor_left_to_dial_with_closes_that_caller_alone(tmp_path:
         first.close()
 
 
-def test_a_flood_of_silent_sessions_leaves_others_their_place(tmp_path: Path) -> None:
+def test_a_flood_of_silent_sessions_leaves_others_their_place(tmp_path: Path, quiet: Parent) -> None:
     """Silent openings fill every place, are cut off by the handshake limit, and an opened session goes on all the while."""
     with world(tmp_path, "sessions = 8\nsessions_per_address = 8\nhandshake_seconds = 0.5") as parent:
         opened = parent.connect()
         assert echoes(opened, bytes(OPENING_BYTES))
-        silent = [parent.connect() for _ in range(7)]
-        with parent.connect() as over:
-            assert over.recv(1) == b""
-        for _ in range(100):
-            assert echoes(opened)
-        for stream in silent:
-            assert stream.recv(1) == b""
-            stream.close()
-        with parent.connect() as later:
-            assert echoes(later)
-        assert echoes(opened)
+        with paced(opened, quiet) as pace:
+            silent = [parent.connect() for _ in range(7)]
+            with parent.connect() as over:
+                assert over.recv(1) == b""
+            for stream in silent:
+                assert stream.recv(1) == b""
+                stream.close()
+            with parent.connect() as later:
+                assert echoes(later)
+            until(lambda: pace.is_decided)
+        assert pace.is_quiet, pace
         opened.close()
 
 
-def test_a_challenge_flood_is_refused_beyond_the_rate(tmp_path: Path) -> None:
-    """New sessions beyond the limit per second are closed at once; an open session's requests are all answered meanwhile."""
+def flood(parent: Parent, opened: socket.socket, quiet: Parent, *, least: int) -> tuple[Pace, int, int]:
+    """What an open session sees of at least so many that begin, how many those were, and how many of them were served."""
+    asked = served = 0
+    with paced(opened, quiet) as pace:
+        while asked < least or not pace.is_decided:
+            with parent.connect() as stream, suppress(OSError):
+                asked += 1
+                served += echoes(stream, b"x")
+    return pace, asked, served
+
+
+def test_a_challenge_flood_is_refused_beyond_the_rate(tmp_path: Path, quiet: Parent) -> None:
+    """New sessions beyond the limit per second are closed at once; an open session waits no longer than in quiet times."""
     with world(tmp_path, "new_sessions_per_second = 5") as parent:
         opened = parent.connect()
         assert echoes(opened)
-        answered = 0
-        for _ in range(200):
-            with parent.connect() as stream, suppress(OSError):
-                answered += echoes(stream, b"x")
-            assert echoes(opened)
-        assert answered < 100
+        pace, asked, served = flood(parent, opened, quiet, least=200)
+        assert pace.is_quiet, pace
+        assert served < asked / 2
+        opened.close()
+
+
+def test_latency_is_measured(tmp_path: Path, quiet: Parent) -> None:
+    """Where every new session holds up the parent's loop for a quarter of a second, the flood takes others out of their quiet range."""
+    line = "        name = self.gate.enter(peer, stream.family)\n"
+    copy_tree(tmp_path / "tree", (Edit(file="parent/listen.py", old=line, new=line + '        __import__("time").sleep(0.25)\n'),))
+    with world(tmp_path, "new_sessions_per_second = 5", tree=tmp_path / "tree") as parent:
+        opened = parent.connect()
+        with paced(opened, quiet) as pace:
+            until(lambda: pace.is_decided)
+        assert pace.is_quiet, pace
+        pace, _, _ = flood(parent, opened, quiet, least=1)
+        assert not pace.is_quiet
+        assert pace.outliers > OUTLIERS
         opened.close()
 
 
