@@ -73,7 +73,7 @@ class Appliance:
         self.egress = tuple(self._forward(index, entry) for index, entry in enumerate(config.egress))
         self.launcher = Launcher(config.launch, config.cid) if config.launch is not None and config.cid is not None else None
         self.listeners = self._listeners()
-        self._reported: tuple[Stage | None, BootFailure | None] = (None, None)  # before a next enclave reported too
+        self._reported = self._word()  # before a next enclave reported too
 
     def _forward(self, index: int, entry: Egress) -> Forwarder:
         limits = self.config.limits
@@ -116,18 +116,22 @@ class Appliance:
             return
         if self.config.next is not None:
             self.succession.abandon()
-            self.status.stage, self.status.failure = self._reported
-        self._reported = (self.status.stage, self.status.failure)
+            self.status.stage, self.status.failure, self.status.last_failure = self._reported
+        self._reported = self._word()
         self.config = config
         self._admit(config.next.cid if config.next else None)
         if config.next is not None:
             self.succession.follow(config.next.session)
 
+    def _word(self) -> tuple[Stage | None, BootFailure | None, BootFailure | None]:
+        return self.status.stage, self.status.failure, self.status.last_failure
+
     def _switched(self, endpoint: Endpoint) -> None:
         former, following = self.config.cid, self.config.next
         self.config = replace(self.config, enclave=endpoint, cid=following.cid if following else former, next=None)
         self._admit(former)
-        self.status.stage, self.status.failure = Stage.SERVING, None  # it takes connections: its own word may be on its way
+        # It takes connections: its own word may be on its way.
+        self.status.stage, self.status.failure, self.status.last_failure = Stage.SERVING, None, None
 
     def _admit(self, also: int | None) -> None:
         """Let the enclave in, and the CID of the one before or after it."""
@@ -168,16 +172,16 @@ class Appliance:
                 self.status.reset()
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(launcher.keep(lost))
+            group.create_task(launcher.keep(lost, lambda: self.status.serving))
             group.create_task(forget())
 
     def collect(self) -> Iterable[Metric]:
         """The metrics of this moment."""
-        stage, failure = self.status.stage, self.status.failure
+        stage, failure = self.status.stage, self.status.last_failure
         yield gauge("enclave_stage", "boot stage last reported: 1 cold to 5 serving, 0 none", stage.value if stage else 0)
-        yield gauge(
-            "enclave_boot_failure", "boot failure last reported, 0 none; docs/operate.md has the list", failure.value if failure else 0
-        )
+        text = "last boot failure until a boot succeeds, 0 none; docs/operate.md has the list"
+        yield gauge("enclave_boot_failure", text, failure.value if failure else 0)
+        yield counter("enclave_boot_failures", "boots that reported a failure", self.status.boot_failures)
         for each, value in self.status.counters.items():
             yield counter(f"enclave_{each.name.lower()}", each.value, value)
         yield gauge("parent_sessions", "sessions forwarded now", self.sessions.active)

@@ -1,9 +1,11 @@
 """nitro-cli as a child process: start, look at and stop the enclave. Never in debug mode; there is no argument for it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 import json
 import logging
+import time
 
 from parent.config import Launch
 from parent.errors import LaunchError
@@ -12,6 +14,7 @@ RUN_SECONDS = 120.0
 ASK_SECONDS = 20.0
 OUTPUT_MAX = 256 * 1024
 WATCH_SECONDS = 10.0
+SETTLED_SECONDS = 300.0  # an enclave that lived so long, or served, is no failed start
 PAUSES = (1.0, 5.0, 15.0, 60.0)  # before each further start; the last one for all that follow
 
 log = logging.getLogger(__name__)
@@ -64,9 +67,18 @@ def _json(text: str) -> object:
 class Launcher:
     """Keeps one enclave running under the configured name and CID."""
 
-    def __init__(self, launch: Launch, cid: int) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        cid: int,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._launch = launch
         self._cid = cid
+        self._now = now
+        self._sleep = sleep
         self.starts = 0
 
     async def start(self) -> str:
@@ -92,22 +104,34 @@ class Launcher:
         if found is not None:
             await self._call("terminate-enclave", "--enclave-id", found.id, seconds=ASK_SECONDS)
 
-    async def keep(self, lost: "asyncio.Event") -> None:
-        """Start the enclave and start it again whenever it is gone, with growing pauses; sets `lost` each time. Never returns."""
+    async def keep(self, lost: "asyncio.Event", serving: Callable[[], bool]) -> None:
+        """Start the enclave, and start it again whenever it is gone; sets `lost` each time. Never returns.
+
+        Pauses grow with every start since the last enclave that served, as `serving` tells, or lived for SETTLED_SECONDS.
+        """
         failures = 0
+        since: float | None = None  # when the enclave was started or first seen; None while there is none
         while True:
+            pause = WATCH_SECONDS
             try:
-                if await self.find() is None:
+                if await self.find() is not None:
+                    since = self._now() if since is None else since
+                    if serving() or self._now() - since >= SETTLED_SECONDS:
+                        failures = 0
+                elif since is not None:
+                    since, pause = None, _pause(failures)
                     lost.set()
+                    log.warning("the enclave %s is gone; started again in %g s", self._launch.name, pause)
+                else:
                     log.info("starting the enclave %s", self._launch.name)
                     await self.start()
                     failures += 1
-                else:
-                    failures = 0
+                    since = self._now()
             except LaunchError as error:
                 failures += 1
+                pause = _pause(failures)
                 log.error("%s", error)
-            await asyncio.sleep(PAUSES[min(failures, len(PAUSES)) - 1] if failures else WATCH_SECONDS)
+            await self._sleep(pause)
 
     async def _call(self, verb: str, *arguments: str, seconds: float) -> str:
         try:
@@ -133,6 +157,11 @@ class Launcher:
         if process.returncode:
             raise LaunchError(f"nitro-cli {verb} fails with exit code {process.returncode}; see /var/log/nitro_enclaves")
         return output.decode("utf-8", "replace")
+
+
+def _pause(failures: int) -> float:
+    """Before the next start, after so many that came to nothing."""
+    return PAUSES[min(max(failures, 1), len(PAUSES)) - 1]
 
 
 async def _read(process: asyncio.subprocess.Process) -> bytes:

@@ -32,6 +32,8 @@ class StatusService:
         self._seconds = idle_seconds
         self.stage: Stage | None = None
         self.failure: BootFailure | None = None
+        self.last_failure: BootFailure | None = None  # outlives the enclave that failed, until one serves
+        self.boot_failures = 0
         self.counters: dict[Counter, int] = dict.fromkeys(Counter, 0)
         self.reports = 0
 
@@ -69,5 +71,9 @@ class StatusService:
         self.stage, self.failure = report.stage, report.failure
         if report.failure is None:
             log.info("enclave reached stage %d %s", report.stage.value, report.stage.name)
+            if report.stage is Stage.SERVING:
+                self.last_failure = None
         else:
+            self.last_failure = report.failure
+            self.boot_failures += 1
             log.error("%s", explain(report.failure))

@@ -82,6 +82,31 @@ def test_a_parent_started_later_learns_that_the_enclave_serves(caplog: pytest.Lo
     assert BootFailure.INTERNAL is failed.failure and not failed.serving
 
 
+def test_a_boot_failure_is_shown_until_a_boot_succeeds() -> None:
+    """Neither the loss of the enclave nor the next boot's first stages hide it; SERVING does; each failed boot is counted."""
+
+    async def body() -> None:
+        service = StatusService(idle_seconds=20)
+        for failed in (1, 2):
+            for stage in (Stage.COLD, Stage.MEASURED):
+                await told(service, BootReport(stage=stage))
+                assert service.last_failure is (BootFailure.KMS_REFUSED if failed == 2 else None)
+            await told(service, BootReport(stage=Stage.MEASURED, failure=BootFailure.KMS_REFUSED))
+            assert (failed, BootFailure.KMS_REFUSED) == (service.boot_failures, service.last_failure)
+            service.reset()
+            assert (None, BootFailure.KMS_REFUSED) == (service.failure, service.last_failure)
+        await told(service, BootReport(stage=Stage.SERVING))
+        assert (2, None) == (service.boot_failures, service.last_failure)
+
+    async def told(service: StatusService, report: BootReport) -> None:
+        stream, task = await served(service.handle)
+        await send(stream, encode_boot_report(report))
+        stream.close()
+        await task
+
+    run(body())
+
+
 @pytest.mark.parametrize("frame", [encode_get_manifest(), encode(FeedType.BOOT_REPORT, bytes(4)), encode(FeedType.COUNTERS, bytes(8))])
 def test_what_is_no_report_ends_the_connection(frame: bytes) -> None:
     """Other frames, unknown stages and short counters are refused, and nothing of them is kept."""
