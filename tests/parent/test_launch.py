@@ -186,7 +186,7 @@ class Told(Launcher):
     heard: list[bool]
 
     async def keep(self, lost: asyncio.Event, serving: Callable[[], bool]) -> None:
-        """Twice asked."""
+        """Ends once it hears that nothing serves."""
         self.heard = [serving()]
         lost.set()
         while serving():
@@ -227,9 +227,9 @@ def test_a_running_enclave_is_taken_over() -> None:
 )
 def test_any_json_is_understood_or_refused(value: object) -> None:
     """The parsers raise LaunchError and nothing else."""
-    for parse in (parse_run, parse_describe):
+    for read in (parse_run, parse_describe):
         for text in (json.dumps(value), json.dumps([value]), str(value)):
             try:
-                parse(text)
+                read(text)
             except LaunchError:
                 continue
