@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 import json
 from pathlib import Path
+import time
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from wire.feed import CHUNK_MAX, GetRange
 from wire.frame import HEADER_BYTES
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
+STALL_SECONDS = 1.0
 OPERATE = Path(__file__).parents[2] / "docs" / "operate.md"
 
 
@@ -148,6 +150,7 @@ def test_a_feed_that_stalls_is_waited_for(world: World) -> None:
         assert relay.stalled.wait(faults.SECONDS)
         assert "UNWRAPPED" == faults.stage(world)
         assert enclave.process.poll() is None
+        time.sleep(STALL_SECONDS)
         relay.go.set()
         answers(world)
     assert 1 == len(offsets(relay))

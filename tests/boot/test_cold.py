@@ -156,3 +156,34 @@ def test_whatever_stops_the_boot_is_one_code(
     assert ("", "") == capfd.readouterr()
     with pytest.raises(ProcessLookupError):
         os.kill(zygotes[0], 0)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_the_module_is_asked_once_more_before_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool) -> None:
+    """One that has ended could attest no session: NSM_UNAVAILABLE, and the port is never opened."""
+    told: list[tuple[Stage, BootFailure | None]] = []
+    served: list[float] = []
+    pki = SimulatedPki.open(tmp_path, instance_id="i-0123456789abcdef0")
+    clock = [datetime.now(UTC)]
+    module = SimulatedNsm(pcrs={}, module_id=MODULE, pki=pki, clock=lambda: clock[0])
+    alive = [True]
+
+    def call(request: bytes) -> bytes:
+        if not alive[0]:
+            raise OSError
+        return module.call(request)
+
+    def loaded(*_: object) -> Iterator[Stage]:
+        yield Stage.LOADED
+        alive[0] = not gone
+        clock[0] += timedelta(seconds=1000)
+
+    monkeypatch.setattr(boot, "tell", lambda _, stage, failure=None: told.append((stage, failure)))
+    monkeypatch.setattr(boot, "measured", lambda *_: None)
+    monkeypatch.setattr(boot, "load", loaded)
+    monkeypatch.setattr(boot, "serve", lambda _, trusted, *__: served.append(trusted.now()))
+    started = clock[0].timestamp()
+    assert (1 if gone else 0) == boot.run(nsm=SocketNsm(call), platform=Recorded(), endpoints=ENDPOINTS, memory=Path("/dev/shm"))
+    stages: list[tuple[Stage, BootFailure | None]] = [(Stage.COLD, None), (Stage.MEASURED, None), (Stage.LOADED, None)]
+    assert stages + ([(Stage.LOADED, BootFailure.NSM_UNAVAILABLE)] if gone else []) == told
+    assert ([] if gone else [True]) == [now - started >= 999 for now in served]
