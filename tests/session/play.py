@@ -195,6 +195,9 @@ class Play:
             holds(Claim.DELIVERED, self.enclave.mid_message == (self.up.partial is not None), "mid message")
         if self.caller.state is caller_side.State.OPEN:
             holds(Claim.DELIVERED, self.caller.open_messages == len(self.model.awaited | self.model.forgotten), "awaited")
+            if not self.caller_speaks:
+                words = [self.caller.close(), *(self.caller.cancel(number) for number in self.model.awaited)]
+                holds(Claim.END, words == [None] * len(words), "a word after the close")
 
     def weigh(self) -> None:
         """Less than a frame, and the messages under way that are within their limits."""
