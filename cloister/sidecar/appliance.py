@@ -81,35 +81,41 @@ class Appliance:
     async def call(self, path: str, body: Octets = b"", parts: Sequence[Octets] = (), *, seconds: float) -> Message:
         """One request on the session with the fewest open ones; again, until `seconds` are over, while the appliance is away.
 
+        Where its session broke after anything of it had left, it is sent once more, and only if the target is `repeatable`.
         Raises: RequestRefusedError; EvidenceRefusedError (at once: nothing was sent); SessionRefusedError; DeadlineError;
-        UnreachableError or SessionLostError where time ran out before the appliance came back.
+        SessionLostError where it may have run; UnreachableError where time ran out before the appliance came back.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         attempt = 0
+        lost: SessionLostError | None = None  # the request may have run
         while True:
             left = end - loop.time()
             try:
                 return await self._once(path, body, parts, max(left, 0.001))
             except (UnreachableError, SessionLostError, SessionRefusedError) as error:
                 pause = PAUSES_SECONDS[min(attempt, len(PAUSES_SECONDS) - 1)]
-                if not self._again(error) or loop.time() + pause >= end:
-                    raise
+                sent = error if isinstance(error, SessionLostError) and error.sent else None
+                if not self._again(error, lost) or loop.time() + pause >= end:
+                    raise sent or lost or error from None
+                lost = lost or sent
             attempt += 1
             self._metrics.count("retries")
             await asyncio.sleep(pause)
 
-    def _again(self, error: CloisterError) -> bool:
+    def _again(self, error: CloisterError, lost: SessionLostError | None) -> bool:
+        """What may have run is sent once more, and never a third time."""
         match error:
-            case SessionLostError():
-                return self.target.repeatable
+            case SessionLostError(sent=True):
+                return self.target.repeatable and lost is None
             case SessionRefusedError():
                 return error.code in (Code.SHUTTING_DOWN, Code.SESSION_LIMIT)
         return True
 
     async def _once(self, path: str, body: Octets, parts: Sequence[Octets], seconds: float) -> Message:
+        """On one session; the client opens another by itself only where nothing was sent."""
         with self._pool.client() as client:
-            message, _ = await client.call(path, bytes(body), parts, seconds=seconds, repeatable=self.target.repeatable)
+            message, _ = await client.call(path, bytes(body), parts, seconds=seconds, repeatable=False)
         return message
 
     async def close(self) -> None:
