@@ -83,7 +83,8 @@ def encode_infer(request: pb.ModelInferRequest) -> tuple[str, bytes, list[Octets
         }
         for tensor, data in zip(request.inputs, parts, strict=True)
     ]
-    outputs = [{"name": tensor.name, "parameters": _parameters(tensor.parameters)} for tensor in request.outputs]
+    # Whatever a client says of binary data: in gRPC all outputs are raw contents.
+    outputs = [{"name": tensor.name, "parameters": {**_parameters(tensor.parameters), "binary_data": True}} for tensor in request.outputs]
     root: dict[str, Any] = {"inputs": inputs, "parameters": {**_parameters(request.parameters), "binary_data_output": True}}
     if outputs:
         root["outputs"] = outputs
