@@ -1,13 +1,13 @@
 """The sidecar's configuration file (TOML): which appliance, as whom, and which local listeners. Strict: unknown keys are refused."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import tomllib
 from typing import Any
 
 from cloister.sidecar.access import TOKEN_MIN
-from wire.endpoint import Endpoint, Tcp, Unix, parse
+from wire.endpoint import Endpoint, Tcp, Unix, UnixConnect, parse
 from wire.errors import MalformedEndpointError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -19,7 +19,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """One door's place: a Unix socket (mode 0600) or loopback TCP, which needs a token."""
+    """One door's place: a Unix socket (mode 0600) or loopback TCP, which needs a token. `hosts`: empty for TCP's own names."""
 
     at: Unix | Tcp
     hosts: tuple[str, ...] = ()
@@ -80,16 +80,20 @@ class _Table:
             raise ConfigError(f"{self._name}.{min(self._left)} is not an entry of this version")
 
 
-def _endpoint(text: str, name: str) -> Endpoint:
+def _endpoint(text: str, name: str, folder: Path) -> Endpoint:
     try:
-        return parse(text)
+        found = parse(text)
     except MalformedEndpointError:
         raise ConfigError(f"{name} is not an endpoint") from None
+    match found:
+        case Unix(path) | UnixConnect(path):
+            return replace(found, path=str(folder / path))
+    return found
 
 
 def _listener(value: Any, name: str, folder: Path) -> Listener:
     table = _Table(value, name, folder)
-    at = _endpoint(table.take("listen", str), f"{name}.listen")
+    at = _endpoint(table.take("listen", str), f"{name}.listen", folder)
     hosts = table.take("hosts", list, [])
     token_file = table.path("token_file", None)
     table.done()
@@ -98,15 +102,11 @@ def _listener(value: Any, name: str, folder: Path) -> Listener:
     match at:
         case Unix():
             return Listener(at=at, hosts=tuple(hosts), token_file=token_file)
-        case Tcp(host, port, None) if host in LOOPBACK:
+        case Tcp(host, _, None) if host in LOOPBACK:
             if token_file is None:
                 raise ConfigError(f"{name}.token_file is missing: loopback TCP is open to every user of this machine")
-            return Listener(at=at, hosts=tuple(hosts) or _default_hosts(port), token_file=token_file)
+            return Listener(at=at, hosts=tuple(hosts), token_file=token_file)
     raise ConfigError(f"{name}.listen is neither a Unix socket nor loopback TCP")
-
-
-def _default_hosts(port: int) -> tuple[str, ...]:
-    return tuple(f"{host}:{port}" for host in ("127.0.0.1", "localhost", "[::1]")) if port else ()
 
 
 def parse_config(data: bytes, folder: Path) -> Config:
@@ -126,7 +126,7 @@ def parse_config(data: bytes, folder: Path) -> Config:
     except ValueError:
         raise ConfigError("appliance.owner_key is not hex") from None
     config = Config(
-        endpoint=_endpoint(appliance.take("endpoint", str), "appliance.endpoint"),
+        endpoint=_endpoint(appliance.take("endpoint", str), "appliance.endpoint", folder),
         reference_values=appliance.path("reference_values"),
         credential=appliance.path("credential", None),
         caller_key=appliance.path("caller_key", None),

@@ -1,7 +1,8 @@
 """The gRPC door: Triton's GRPCInferenceService on grpcio's own asyncio server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
@@ -14,11 +15,19 @@ from cloister.sidecar.appliance import Appliance
 from cloister.sidecar.http_service import HEALTH_SECONDS
 from cloister.sidecar.metrics import Metrics
 from cloister.sidecar.refusal import RefusedError, refusal_of
+from cloister.sidecar.room import Room
 from cloister.sidecar.routes import model_path
 from wire.errors import Code
 
 SERVICE = "inference.GRPCInferenceService"
 CODE_METADATA = "cloister-code"
+CALLS_MAX = 512
+CONNECTIONS_MAX = 512
+# A message is in memory before its size is known: besides the room these many may be of the full size.
+READING_MAX = 8
+STREAMS_MAX = 16
+REQUEST_SECONDS = 60.0  # for a call's message, or a stream's first one
+IDLE_SECONDS = 600.0  # between a stream's messages
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 Q = TypeVar("Q", bound="Sized")
@@ -35,24 +44,42 @@ class Sized(Protocol):
 class Context(Protocol):
     """What of grpcio's servicer context is used here."""
 
-    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
-        """The call's metadata."""
+    async def write(self, message: Any) -> None:
+        """Send one answer of a stream."""
 
     async def abort(self, code: Any, details: str, trailing_metadata: Sequence[tuple[str, str]]) -> NoReturn:
         """End the call with a status."""
 
 
-class GrpcService:
-    """The calls of the service. `seconds`: how long one inference request may take in all."""
+class Details(Protocol):
+    """What grpcio knows of a call before anything of its messages is read."""
 
-    def __init__(self, appliance: Appliance, counts: Metrics, access: Access, *, seconds: float) -> None:
+    method: str
+    invocation_metadata: Iterable[tuple[str, str | bytes]] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcDoor:
+    """What the calls of one listener share. `message_max` bounds a message in either direction, `room` all requests together."""
+
+    access: Access
+    message_max: int
+    room: Room
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READING_MAX))
+    streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STREAMS_MAX))
+
+
+class GrpcService:
+    """The calls of the service; `service` makes it a handler of grpcio's. `seconds`: how long one inference request may take in all."""
+
+    def __init__(self, appliance: Appliance, counts: Metrics, door: GrpcDoor, *, seconds: float) -> None:
+        self.door = door
         self._appliance = appliance
         self._metrics = counts
-        self._access = access
         self._seconds = seconds
+        self._methods = {f"/{SERVICE}/{name}": handler for name, handler in self._handlers()}
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """What grpcio's server is given."""
+    def _handlers(self) -> Iterator[tuple[str, Any]]:
         unary: dict[str, tuple[str, Callable[[Any], Awaitable[Any]], Any, Any]] = {
             "ServerLive": ("live", self._live, pb.ServerLiveRequest, pb.ServerLiveResponse),
             "ServerReady": ("ready", self._ready, pb.ServerReadyRequest, pb.ServerReadyResponse),
@@ -64,31 +91,52 @@ class GrpcService:
             "RepositoryModelLoad": ("other", self._no, pb.RepositoryModelLoadRequest, pb.RepositoryModelLoadResponse),
             "RepositoryModelUnload": ("other", self._no, pb.RepositoryModelUnloadRequest, pb.RepositoryModelUnloadResponse),
         }
-        methods = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._unary(operation, call), request_deserializer=asked.FromString, response_serializer=given.SerializeToString
+        # A unary call is a stream of one message to grpcio: the message is read when this side is ready for it.
+        for name, (operation, call, asked, given) in unary.items():
+            yield (
+                name,
+                grpc.stream_unary_rpc_method_handler(
+                    self._unary(operation, call), request_deserializer=asked.FromString, response_serializer=given.SerializeToString
+                ),
             )
-            for name, (operation, call, asked, given) in unary.items()
-        }
-        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._stream,
-            request_deserializer=pb.ModelInferRequest.FromString,
-            response_serializer=pb.ModelStreamInferResponse.SerializeToString,
+        yield (
+            "ModelStreamInfer",
+            grpc.stream_stream_rpc_method_handler(
+                self._stream,
+                request_deserializer=pb.ModelInferRequest.FromString,
+                response_serializer=pb.ModelStreamInferResponse.SerializeToString,
+            ),
         )
-        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    def _check(self, context: Context) -> None:
-        """gRPC needs no Host check: a browser cannot make its requests. Raises: RefusedError."""
-        given = dict(context.invocation_metadata() or ())
+    def service(self, details: Details) -> Any:
+        """Who handles a call: judged by its metadata, before anything of its messages is read.
+
+        gRPC needs no Host check: a browser cannot make its requests.
+        """
+        given = dict(details.invocation_metadata or ())
         authorization = given.get("authorization")
-        self._access.check_token(authorization if isinstance(authorization, str) else None)
+        try:
+            self.door.access.check_token(authorization if isinstance(authorization, str) else None)
+        except RefusedError as error:
+            return grpc.stream_unary_rpc_method_handler(self._refusing(error))
+        return self._methods.get(details.method)
 
-    async def _counted(self, operation: str, call: Callable[[Q], Awaitable[S]], request: Q, context: Context) -> S:
+    def _refusing(self, error: RefusedError) -> Callable[[Any, Context], Awaitable[None]]:
+        async def answer(_: object, context: Context) -> None:
+            await self._abort("other", error, context)
+
+        return answer
+
+    async def _abort(self, operation: str, error: Exception, context: Context) -> NoReturn:
+        """End a call that was not begun."""
+        self._metrics.answered("grpc", operation, refusal_of(error).name, 0.0, (0, 0))
+        await _end(error, context)
+
+    async def _counted(self, operation: str, call: Callable[[Q], Awaitable[S]], request: Q) -> S:
         loop = asyncio.get_running_loop()
         began, code, size = loop.time(), "ok", 0
         self._metrics.in_flight += 1
         try:
-            self._check(context)
             answer = await call(request)
             size = answer.ByteSize()
         except BaseException as error:
@@ -100,31 +148,60 @@ class GrpcService:
             self._metrics.answered("grpc", operation, code, loop.time() - began, (asked, size))
         return answer
 
-    def _unary(self, operation: str, call: Callable[[Any], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def answer(request: Any, context: Context) -> Any:
+    async def _received(self, requests: AsyncIterator[Q], seconds: float) -> tuple[Q, int] | None:
+        """The next message and the room taken for it, None after the last one. Raises: RefusedError, TimeoutError."""
+        async with asyncio.timeout(seconds):
             try:
-                return await self._counted(operation, call, request, context)
-            except asyncio.CancelledError:
-                raise
+                request = await anext(requests)
+            except StopAsyncIteration:
+                return None
+        size = request.ByteSize()
+        await self.door.room.take(size)
+        return request, size
+
+    def _unary(self, operation: str, call: Callable[[Any], Awaitable[Any]]) -> Callable[[AsyncIterator[Any], Context], Awaitable[Any]]:
+        async def answer(requests: AsyncIterator[Any], context: Context) -> Any:
+            try:
+                async with self.door.reading:
+                    found = await self._received(aiter(requests), REQUEST_SECONDS)
+                if found is None:
+                    raise RefusedError(Code.MALFORMED_HTTP)
             except Exception as error:  # noqa: BLE001 - the table's text is all that leaves
-                refusal = refusal_of(error)
-                reasons = "".join(f" [check {reason['check']}]" for reason in refusal.reasons)
-                await context.abort(_STATUS[refusal.grpc], refusal.text + reasons, ((CODE_METADATA, refusal.name),))
+                await self._abort(operation, error, context)
+            request, size = found
+            try:
+                return await self._counted(operation, call, request)
+            except Exception as error:  # noqa: BLE001 - as above
+                await _end(error, context)
+            finally:
+                self.door.room.give(size)
 
         return answer
 
-    async def _stream(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> AsyncIterator[pb.ModelStreamInferResponse]:
+    async def _stream(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         """One answer per request, in order; an error is an answer and the stream goes on."""
-        async for request in requests:
-            try:
-                answer = await self._counted("infer", self._infer, request, context)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:  # noqa: BLE001 - as above
-                failed = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
-                yield pb.ModelStreamInferResponse(error_message=refusal_of(error).text, infer_response=failed)
-            else:
-                yield pb.ModelStreamInferResponse(infer_response=answer)
+        if self.door.streams.locked():
+            await self._abort("infer", RefusedError(Code.BUSY), context)
+        async with self.door.streams:
+            messages, seconds = aiter(requests), REQUEST_SECONDS
+            while True:
+                try:
+                    found = await self._received(messages, seconds)
+                except Exception as error:  # noqa: BLE001 - as above
+                    await self._abort("infer", error, context)
+                if found is None:
+                    return
+                seconds = IDLE_SECONDS
+                await context.write(await self._streamed(*found))
+
+    async def _streamed(self, request: pb.ModelInferRequest, size: int) -> pb.ModelStreamInferResponse:
+        try:
+            return pb.ModelStreamInferResponse(infer_response=await self._counted("infer", self._infer, request))
+        except Exception as error:  # noqa: BLE001 - as above
+            failed = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+            return pb.ModelStreamInferResponse(error_message=refusal_of(error).text, infer_response=failed)
+        finally:
+            self.door.room.give(size)
 
     async def _live(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -164,14 +241,25 @@ class GrpcService:
         raise RefusedError(Code.NOT_IMPLEMENTED)
 
 
-def server(service: GrpcService, *, message_max: int) -> aio.Server:
-    """A server without a port; messages are bounded in both directions."""
+async def _end(error: Exception, context: Context) -> NoReturn:
+    """End a call with its refusal."""
+    refusal = refusal_of(error)
+    reasons = "".join(f" [check {reason['check']}]" for reason in refusal.reasons)
+    await context.abort(_STATUS[refusal.grpc], refusal.text + reasons, ((CODE_METADATA, refusal.name),))
+
+
+def server(service: GrpcService) -> aio.Server:
+    """A server without a port; messages, calls and connections are bounded."""
     made = aio.server(
+        maximum_concurrent_rpcs=CALLS_MAX,
         options=(
-            ("grpc.max_receive_message_length", message_max),
-            ("grpc.max_send_message_length", message_max),
+            ("grpc.max_receive_message_length", service.door.message_max),
+            ("grpc.max_send_message_length", service.door.message_max),
+            ("grpc.max_concurrent_streams", CALLS_MAX),
+            ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
+            ("grpc.max_connection_idle_ms", int(IDLE_SECONDS * 1000)),
             ("grpc.so_reuseport", 0),  # another process must not share the port
-        )
+        ),
     )
-    made.add_generic_rpc_handlers((service.handlers(),))
+    made.add_generic_rpc_handlers((service,))
     return made

@@ -13,7 +13,7 @@ _WINDOWS = {"gzip": 31, "deflate": 15}
 COMPRESS_FROM, COMPRESS_TO = 1024, 4 << 20
 
 
-def decode(body: bytes, encoding: str, limit: int) -> bytes:
+def decode(body: Octets, encoding: str, limit: int) -> Octets:
     """The body behind its Content-Encoding. Raises: RefusedError, before more than `limit` bytes were made."""
     name = encoding.strip().lower()
     if name in ("", "identity"):
@@ -45,7 +45,7 @@ def encode(pieces: list[Octets], encoding: str) -> bytes:
     return b"".join([*(maker.compress(piece) for piece in pieces), maker.flush()])
 
 
-def split(body: bytes, header: str | None) -> tuple[memoryview, memoryview]:
+def split(body: Octets, header: str | None) -> tuple[memoryview, memoryview]:
     """JSON and binary tensors; without the header all is JSON. Raises: RefusedError."""
     view = memoryview(body)
     if header is None:

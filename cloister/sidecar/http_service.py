@@ -10,7 +10,7 @@ from attestation.verify import Moment
 from cloister.errors import EvidenceRefusedError
 from cloister.sidecar import http_body, metrics
 from cloister.sidecar.appliance import Appliance, Verdict
-from cloister.sidecar.http_door import HttpAnswer, HttpRequest, refused
+from cloister.sidecar.http_messages import HttpAnswer, HttpRequest, refused
 from cloister.sidecar.metrics import Metrics
 from cloister.sidecar.refusal import RefusedError, refusal_of
 from cloister.sidecar.routes import Route, route

@@ -1,30 +1,27 @@
-"""Starts the doors and ends them in order; the only place that binds."""
+"""Starts the doors and ends them in order."""
 
 import asyncio
 from collections.abc import Callable
 import contextlib
 from dataclasses import dataclass
-import os
 import signal
-import socket
-import stat
 
 from grpc import aio
 
 from cloister.session import CallerIdentity
-from cloister.sidecar import grpc_door
+from cloister.sidecar import grpc_door, listen
 from cloister.sidecar.access import Access
 from cloister.sidecar.appliance import Appliance, Target
 from cloister.sidecar.config import Listener
 from cloister.sidecar.http_door import Door, HttpConnection
 from cloister.sidecar.http_service import HttpService
 from cloister.sidecar.metrics import Metrics
+from cloister.sidecar.room import Room
 from wire.endpoint import Tcp, Unix
 
-BACKLOG = 128
+BODIES_MAX = 8  # of the largest size, at all doors together
 DRAIN_SECONDS = 10.0
 RENEW_SECONDS = 10.0
-SOCKET_MODE_MASK = 0o177
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,72 +48,34 @@ class Settings:
     renewed: Callable[[], CallerIdentity | None] = lambda: None
 
 
-def _remove_stale(path: str) -> None:
-    """A socket file that nobody listens on any more; anything else is left, and binding fails."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
-
-
-def _bind(at: Unix | Tcp) -> socket.socket:
-    """A listening socket, a Unix one readable by its user alone from the first moment on. Raises OSError."""
-    if isinstance(at, Unix):
-        _remove_stale(at.path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(SOCKET_MODE_MASK)
-        try:
-            listener.bind(at.path)
-        finally:
-            os.umask(mask)
-    else:
-        family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((at.host, at.port))
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener
-
-
-async def _http(settings: Settings, listener: Listener, service: HttpService) -> tuple[asyncio.Server, Door, str]:
-    bound = _bind(listener.at)
-    where, hosts = listener.at, listener.hosts
+async def _http(stack: contextlib.AsyncExitStack, settings: Settings, place: Listener, service: HttpService, room: Room) -> str:
+    bound = listen.bind(place.at)
+    where, hosts = place.at, place.hosts
     if isinstance(where, Tcp):
-        port = bound.getsockname()[1]
-        name = f"[{where.host}]" if ":" in where.host else where.host
-        hosts = hosts or tuple(f"{host}:{port}" for host in (name, "127.0.0.1", "localhost"))
-        url = f"http://{name}:{port}"
+        port = bound.listener.getsockname()[1]
+        hosts = hosts or listen.default_hosts(port)
+        url = f"http://{listen.host_of(where)}:{port}"
     else:
         url = where.path
-    door = Door(access=Access(hosts=hosts, token=settings.http_token), handler=service.handle, body_max=settings.request_bytes)
+    access = Access(hosts=hosts, token=settings.http_token)
+    door = Door(access=access, handler=service.handle, body_max=settings.request_bytes, room=room)
     loop = asyncio.get_running_loop()
-    if isinstance(where, Tcp):
-        server = await loop.create_server(lambda: HttpConnection(door), sock=bound)
-    else:
-        server = await loop.create_unix_server(lambda: HttpConnection(door), sock=bound)
-    return server, door, url
+    create = loop.create_server if isinstance(where, Tcp) else loop.create_unix_server
+    server: asyncio.Server = await create(lambda: HttpConnection(door), sock=bound.listener)
+    stack.push_async_callback(_end_http, server, door, bound)
+    return url
 
 
-async def _grpc(settings: Settings, listener: Listener, service: grpc_door.GrpcService) -> tuple[aio.Server, str]:
-    made = grpc_door.server(service, message_max=settings.request_bytes)
-    where = listener.at
+async def _grpc(where: Unix | Tcp, service: grpc_door.GrpcService) -> tuple[aio.Server, str]:
+    made = grpc_door.server(service)
     if isinstance(where, Unix):
-        _remove_stale(where.path)
-        mask = os.umask(SOCKET_MODE_MASK)
-        try:
+        listen.clear(where.path)  # grpcio would take it from whoever listens there
+        with listen.private():
             made.add_insecure_port(f"unix:{where.path}")
-        finally:
-            os.umask(mask)
         target = f"unix:{where.path}"
     else:
-        name = f"[{where.host}]" if ":" in where.host else where.host
-        port = made.add_insecure_port(f"{name}:{where.port}")
-        target = f"{name}:{port}"
+        port = made.add_insecure_port(f"{listen.host_of(where)}:{where.port}")
+        target = f"{listen.host_of(where)}:{port}"
     await made.start()
     return made, target
 
@@ -134,16 +93,16 @@ async def serve(settings: Settings, opened: Callable[[Opened], None], ended: asy
     counts = Metrics()
     appliance = Appliance(settings.target, counts)
     http_service = HttpService(appliance, counts, seconds=settings.request_seconds, banner=settings.banner)
-    access = Access(token=settings.grpc_token)
-    grpc_service = grpc_door.GrpcService(appliance, counts, access, seconds=settings.request_seconds)
+    room = Room(BODIES_MAX * settings.request_bytes)
+    door = grpc_door.GrpcDoor(access=Access(token=settings.grpc_token), message_max=settings.request_bytes, room=room)
+    grpc_service = grpc_door.GrpcService(appliance, counts, door, seconds=settings.request_seconds)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(appliance.close)
         url = target = None
         if settings.http is not None:
-            server, door, url = await _http(settings, settings.http, http_service)
-            stack.push_async_callback(_end_http, server, door, settings.http.at)
+            url = await _http(stack, settings, settings.http, http_service, room)
         if settings.grpc is not None:
-            grpc_server, target = await _grpc(settings, settings.grpc, grpc_service)
+            grpc_server, target = await _grpc(settings.grpc.at, grpc_service)
             stack.push_async_callback(grpc_server.stop, DRAIN_SECONDS)
         opened(Opened(http=url, grpc=target))
         while not ended.is_set():
@@ -155,8 +114,9 @@ async def serve(settings: Settings, opened: Callable[[Opened], None], ended: asy
                 appliance.renew(identity)
 
 
-async def _end_http(server: asyncio.Server, door: Door, at: Unix | Tcp) -> None:
-    """No new connection; requests being answered get ten seconds."""
+async def _end_http(server: asyncio.Server, door: Door, bound: listen.Bound) -> None:
+    """No new connection; requests being answered get ten seconds. The name is given up first: from then on a successor may take it."""
+    bound.unlink()
     server.close()
     for connection in tuple(door.connections):
         connection.close()
@@ -165,6 +125,3 @@ async def _end_http(server: asyncio.Server, door: Door, at: Unix | Tcp) -> None:
         await asyncio.sleep(0.02)
     for connection in tuple(door.connections):
         connection.abort()
-    if isinstance(at, Unix):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(at.path)
