@@ -16,7 +16,7 @@ import pytest
 
 from parent import appliance, bucket, feed_s3
 from parent.appliance import Appliance
-from parent.bucket import Bounds
+from parent.bucket import Bounds, Bucket
 from parent.config import parse
 from parent.errors import SourceError
 from parent.feed_s3 import S3Source
@@ -326,7 +326,8 @@ class Silent(Between):
         return answer
 
 
-ENDLESS = Bounds(piece_bytes=16_384, parallel=3, attempts=1 << 40, pause_seconds=0)
+MANY = 2_000  # attempts, far more than fit between the first and the stop
+PATIENT = Bounds(piece_bytes=16_384, parallel=3, attempts=MANY, pause_seconds=0)
 
 
 def test_closing_ends_what_is_under_way(s3: Any, tmp_path: Path) -> None:
@@ -334,13 +335,14 @@ def test_closing_ends_what_is_under_way(s3: Any, tmp_path: Path) -> None:
     silent = Silent(s3)
 
     async def scene() -> None:
-        source = S3Source(silent, BUCKET, "p", tmp_path, bounds=ENDLESS)
+        source = S3Source(silent, BUCKET, "p", tmp_path, bounds=PATIENT)
         reading = asyncio.gather(fetched(source), source.manifest(), return_exceptions=True)
         await asyncio.to_thread(silent.asking.wait)
         await source.close()
         assert list(tmp_path.iterdir()) == []
         assert [SourceError, SourceError] == [type(result) for result in await reading]
         asked = len(silent.asked)
+        assert asked < MANY
         for more in (source.manifest(), fetched(source)):
             with pytest.raises(SourceError):
                 await more
@@ -352,7 +354,7 @@ def test_closing_ends_what_is_under_way(s3: Any, tmp_path: Path) -> None:
 def test_a_stopped_parent_does_not_wait_for_a_stuck_download(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told to stop while a download gets no byte, the parent ends: the download with it, and no part of it stays."""
     silent = Silent(s3)
-    source = S3Source(silent, BUCKET, "p", tmp_path / "cache", bounds=ENDLESS)
+    source = S3Source(silent, BUCKET, "p", tmp_path / "cache", bounds=PATIENT)
     monkeypatch.setattr(appliance, "feed_source", lambda _: source)
     text = MINIMAL.replace("vsock:16:7000", f"unix:{tmp_path}/e").replace("cid = 16", "")
     for name in ("tcp:0.0.0.0:7443", "vsock:3:7001", "vsock:3:7002", "vsock:3:7003"):
@@ -366,11 +368,58 @@ def test_a_stopped_parent_does_not_wait_for_a_stuck_download(s3: Any, tmp_path: 
         assert [path.name for path in (tmp_path / "cache").iterdir()] == [f".{NAME}.part"]
         stop.set()
         await running
+        assert len(silent.asked) < MANY
         assert list((tmp_path / "cache").iterdir()) == []
         with pytest.raises(SourceError):
             await reading
 
     asyncio.run(scene())
+
+
+def test_closing_waits_for_whoever_writes(s3: Any, tmp_path: Path) -> None:
+    """The file is closed once no thread has its descriptor any more, which may be another file's number then."""
+    begun, go = threading.Event(), threading.Event()
+
+    def held(number: int, range_: str, data: bytes) -> Body:
+        begun.set()
+        go.wait()
+        return Body(data)
+
+    async def scene() -> None:
+        source = S3Source(Between(s3, held), BUCKET, "p", tmp_path, bounds=BOUNDS)
+        reading = asyncio.create_task(fetched(source))
+        await asyncio.to_thread(begun.wait)
+        closing = asyncio.create_task(source.close())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        early = closing.done()
+        go.set()
+        await closing
+        assert not early
+        with pytest.raises(SourceError):
+            await reading
+
+    asyncio.run(scene())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_that_come_are_taken_no_more(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flag ends a piece in its middle too: what has been read is written, and nothing after it."""
+    monkeypatch.setattr(bucket, "READ_BYTES", 10)
+    stop = threading.Event()
+
+    class Stopping(Body):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() == 20:
+                stop.set()
+            return super().read(size)
+
+    between = Between(s3, lambda _n, _r, data: Stopping(data))
+    with (tmp_path / "part").open("wb") as part:
+        with pytest.raises(SourceError):
+            Bucket(between, BUCKET, "p", BOUNDS).fetch(NAME, part.fileno(), 0, 1000, stop)
+        assert len(between.asked) == 1
+    assert (tmp_path / "part").read_bytes() == DATA[:30]
 
 
 def test_hashing_ends_too(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
