@@ -100,6 +100,11 @@ def started(folder: Path, *words: str, tree: Path = ROOT) -> "Iterator[subproces
             yield process
         finally:
             process.terminate()
+            process.wait()
+            if folder.exists():  # the test failed
+                standing = Standing(folder=folder)
+                with closing(standing.claim()):
+                    standing.sweep()
 
 
 def descendants(pid: int) -> list[int]:
@@ -163,15 +168,15 @@ def test_an_enclave_that_dies_at_once(tmp_path: Path) -> None:
 
 
 def test_renewal(tmp_path: Path) -> None:
-    """Looked at every hour for ten days, the credential is always one that an enclave accepts, for the same key, and is not
-    issued anew each time; one that cannot be read, or begins later, is replaced at once."""
+    """Looked at every hour for ten days, the credential is always one that an enclave accepts, now and for half a day, for the
+    same key, and is not issued anew each time; one that cannot be read, or begins later, is replaced at once."""
     owner = Owner(state=tmp_path, feed=tmp_path, kms_url="")
     issuers, key, start = Issuers(keys=(owner.issuer.public_key().public_bytes_raw(),)), bytes(range(32)), int(time.time())
     held = tmp_path / "credential"
     issued = 0
     for now in range(start, start + 10 * 86_400, 3600):
         issued += renew(tmp_path, owner, key, now)
-        for moment in (now, now + 3600):
+        for moment in (now, now + 43_200):
             _, claims = credentials.accept(held.read_bytes(), issuers, deployment=DEPLOYMENT, owner_key=owner.public, now=moment)
             assert key == claims.key
     assert issued <= 10 * 86_400 / CREDENTIAL_SECONDS * 2

@@ -166,7 +166,11 @@ class Desk:
             text=True,
         ) as process:
             assert process.stdout is not None
-            lines = [process.stdout.readline() for _ in range(3)]
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith("SIDECAR_GRPC="):
+                    break
             door = next(line.partition("=http://")[2].strip() for line in lines if line.startswith("SIDECAR_HTTP="))
             token = (self.folder / "token").read_text()
             with contextlib.closing(http.client.HTTPConnection(door, timeout=30)) as connection:
