@@ -32,10 +32,10 @@ def own_world() -> Iterator[World]:
         yield prepared(made)
 
 
-def caller(world: World, subject: str = "caller", **claims: Any) -> Any:
-    """A coroutine for a client of `world` with an identity of its own."""
+def caller(world: World, subject: str = "caller", *, endpoint: str | None = None, **claims: Any) -> Any:
+    """A coroutine for a client of `world` with an identity of its own, by way of `endpoint` where that is another."""
     values = world.owner.reference_values([world.measured()])
-    return connect(world.endpoint, values, identity=world.owner.identity(subject, **claims), roots=world.roots)
+    return connect(endpoint or world.endpoint, values, identity=world.owner.identity(subject, **claims), roots=world.roots)
 
 
 @pytest.fixture(scope="session")

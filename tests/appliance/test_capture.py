@@ -2,9 +2,9 @@
 
 import asyncio
 import base64
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+import json
 import logging
 import os
 import secrets
@@ -13,56 +13,29 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 import numpy as np
-from onnx import helper, numpy_helper
+from numpy.typing import NDArray
 import pytest
 
 from cloister.errors import RequestRefusedError
 from cloister.session import CallerIdentity
-from simulator.hostile.tap import Tap
-from simulator.owner import ModelSpec
+from cloister.tensors import encode_request
+from simulator.owner import HOST
 from simulator.world import World
 from tests.appliance import faults
-from tests.appliance.conftest import caller
-from tests.model.graphs import graph, tensor
+from tests.appliance.captured import LABEL, SERVING, WIDTH, Captured, X, Y, capturing
 from wire import handshake
+from wire.errors import Code, Stage
+from wire.feed import BootReport, encode_boot_report
 from wire.frame import HEADER_BYTES
 from wire.handshake import SessionKeys
-
-WIDTH = 8
-LABEL = f"label-{secrets.token_hex(12)}"
-WEIGHTS = np.frombuffer(secrets.token_bytes(4 * WIDTH), np.uint32).astype(np.float32)
-X = np.frombuffer(secrets.token_bytes(4 * WIDTH), np.uint32).astype(np.float32).reshape(1, WIDTH)
-Y = X + WEIGHTS
+from wire.message import Message, encode
 
 
-def labelled() -> bytes:
-    """x FP32 [-1, 8], note BYTES [-1] -> y = x + secret weights, label BYTES: a secret word, echo: the note."""
-    nodes = [
-        helper.make_node("Add", ["x", "weights"], ["y"]),
-        helper.make_node("Identity", ["word"], ["label"]),
-        helper.make_node("Identity", ["note"], ["echo"]),
-    ]
-    constants = [numpy_helper.from_array(WEIGHTS, "weights"), numpy_helper.from_array(np.array([LABEL], dtype=object), "word")]
-    outputs = [tensor("y", shape=(-1, WIDTH)), tensor("label", "BYTES", (1,)), tensor("echo", "BYTES")]
-    return graph(nodes, [tensor("x", shape=(-1, WIDTH)), tensor("note", "BYTES")], outputs, constants)
-
-
-@dataclass
-class Captured:
-    """A tapped world, and everything secret that passed through it."""
-
-    world: World
-    tap: Tap
-    needles: dict[str, bytes] = field(default_factory=dict)
-
-    def texts(self) -> dict[str, bytes]:
-        """Everything that an onlooker has: streams, logs, metrics, files but the KMS's and the security module's own."""
-        found = {f"stream {at}": bytes(stream) for at, stream in enumerate(self.tap.streams)}
-        for folder in (self.world.directory / "log", self.world.run, self.world.feed):
-            for path in folder.rglob("*"):
-                if path.is_file() and "image" not in path.parts:
-                    found[str(path.relative_to(self.world.directory))] = path.read_bytes()
-        return found
+@pytest.fixture(scope="module")
+def captured() -> Iterator[Captured]:
+    """The tapped world, serving."""
+    with capturing() as found:
+        yield found
 
 
 def spellings(needle: bytes) -> list[bytes]:
@@ -76,47 +49,6 @@ def found_in(needles: dict[str, bytes], texts: dict[str, bytes]) -> list[tuple[s
     return [
         (what, where) for what, needle in needles.items() for where, text in texts.items() if any(one in text for one in spellings(needle))
     ]
-
-
-@pytest.fixture(scope="module")
-def captured() -> Iterator[Captured]:
-    """A world with relays on every socket of the enclave and between caller and parent, its console kept, metrics served."""
-    patch = pytest.MonkeyPatch()
-    drawn: list[bytes] = []
-    draw = os.urandom
-
-    def kept(count: int) -> bytes:
-        drawn.append(draw(count))
-        return drawn[-1]
-
-    with closing(World.create()) as made:
-        made.start_kms()
-        made.owner.create_key([made.measured()])
-        patch.setattr(os, "urandom", kept)
-        made.owner.seal([ModelSpec(id="secretive", version="1", onnx=labelled(), settings={"answer_padding": 2048})])
-        patch.undo()
-        made.owner.publish(made.owner.manifest())
-        run = made.new_run()
-        tap = Tap(run=run, side=run / "side").start()
-        with (made.directory / "log" / "console").open("wb") as console:
-            made.start_parent(enclave_side=tap.side)
-            made.start_enclave(console=console)
-            made.wait_serving()
-            captured = Captured(world=made, tap=tap)
-            captured.needles |= {"owner key": made.owner.key.private_bytes_raw(), "issuer key": made.owner.issuer.private_bytes_raw()}
-            captured.needles |= {"weights": WEIGHTS.tobytes(), "input": X.tobytes(), "output": Y.tobytes(), "label": LABEL.encode()}
-            data_keys = _data_keys(made, drawn)
-            assert data_keys
-            captured.needles |= data_keys
-            yield captured
-            tap.stop()
-    assert faults.until(lambda: not faults.processes(made.directory)), "processes left"
-
-
-def _data_keys(world: World, drawn: list[bytes]) -> dict[str, bytes]:
-    """The data key among what was drawn while sealing: what does not stand in the artifact itself."""
-    artifact = b"".join(path.read_bytes() for path in world.feed.iterdir())
-    return {f"data key {at}": value for at, value in enumerate(drawn) if len(value) == 32 and value not in artifact}
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -160,21 +92,89 @@ def test_no_canary_anywhere(captured: Captured, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(CallerIdentity, "__init__", kept)
 
     async def work() -> None:
-        async with await caller(captured.world, subject) as client:
+        async with await captured.caller(subject) as client:
             answer = await client.infer("secretive", {"x": X, "note": np.array([note], dtype=object)})
             assert (Y.tolist(), [LABEL.encode()]) == (answer.outputs["y"].tolist(), answer.outputs["label"].tolist())
             with pytest.raises(RequestRefusedError):
                 await client.infer("secretive", {"x": X[:, :3], "note": np.array([note], dtype=object)})
 
+    logging.getLogger("cloister.control").debug("a line of the log")
     run(work())
     needles |= {"subject": subject.encode(), "note": note.encode()}
     assert {"caller key", "session secret", "credential", "subject"} <= needles.keys()
     texts = captured.texts() | {"metrics": metrics(captured.world), "the caller's log": caplog.text.encode()}
     assert [] == found_in(needles, texts)
-    manifest = (captured.world.feed / "manifest.cose").read_bytes()
-    public = {"manifest": manifest[:200], "a metric": b"enclave_requests"}
-    assert {"manifest", "a metric"} == {what for what, _ in found_in(public, texts)}
+    access = aws_access(captured.world)
+    theirs = {where for where in texts if where.startswith(("relay credentials", "state/")) or where.endswith("credentials.json")}
+    assert [] == found_in(access, {where: text for where, text in texts.items() if where not in theirs})
+    assert access.keys() == {what for what, _ in found_in(access, texts)}
+    assert [] == unsearched(controls(captured.world), texts)
     assert sum(len(text) for text in texts.values()) > 30_000
+
+
+def aws_access(world: World) -> dict[str, bytes]:
+    """What the parent asks KMS with: the enclave's and KMS's to know, and no log's."""
+    fields = json.loads((world.run / "credentials.json").read_text())
+    return {name: fields[name].encode() for name in ("secret_access_key", "session_token")}
+
+
+def controls(world: World) -> dict[str, bytes]:
+    """What is public, by the beginning of the name of a text in which the search has to find it."""
+    return {
+        "relay caller": world.owner.public,
+        "relay session": world.owner.public,
+        "relay feed": (world.feed / "manifest.cose").read_bytes()[:200],
+        "relay status": encode_boot_report(BootReport(stage=Stage.SERVING)),
+        "relay credentials": json.loads((world.run / "credentials.json").read_text())["access_key_id"].encode(),
+        "relay egress": HOST.encode(),  # of the TLS handshake
+        "relay kms": HOST.encode(),
+        "log/parent": SERVING.encode(),
+        "state/trail.jsonl": f'"keyId": "{world.owner.key_arn}"'.encode(),
+        "metrics": b"enclave_requests",
+        "the caller's log": b"a line of the log",
+    }
+
+
+def unsearched(wanted: dict[str, bytes], texts: dict[str, bytes]) -> list[str]:
+    """Where the search does not find what it has to."""
+    return [where for where, what in wanted.items() if not any(name.startswith(where) and what in text for name, text in texts.items())]
+
+
+def test_every_socket_is_tapped(captured: Captured) -> None:
+    """Each relay has its control, an empty one fails it; and the parent sends on what it gets, so both of its sides are whole."""
+    run(_one_session(captured))
+    streams = captured.streams()
+    assert {f"relay {name}" for name in captured.tap.relays} == {where for where in controls(captured.world) if where.startswith("relay ")}
+    for one, other in (("caller", "session"), ("kms", "egress")):
+        sides = [sorted(stream for where, stream in streams.items() if where.startswith(f"relay {side} ")) for side in (one, other)]
+        assert sides[0]
+        assert sides[0] == sides[1]
+    for name in captured.tap.relays:
+        silent = {where: b"" if where.startswith(f"relay {name} ") else stream for where, stream in streams.items()}
+        relays = {where: what for where, what in controls(captured.world).items() if where.startswith("relay ")}
+        assert [f"relay {name}"] == unsearched(relays, silent)
+
+
+async def _one_session(captured: Captured) -> None:
+    async with await captured.caller("a") as client:
+        await client.ready("secretive")
+
+
+def test_every_process_is_heard(captured: Captured) -> None:
+    """Standard output and error of every process are logs and pipes that are searched, or nothing; each log is somebody's."""
+    logs = {str(path) for path in (captured.world.directory / "log").iterdir()}
+    pipes = {os.readlink(f"/proc/self/fd/{pipe.fileno()}") for pipe in captured.pipes.values()}
+    found = {_sink(pid, number) for pid in faults.processes(captured.world.directory) for number in (1, 2)}
+    assert found <= logs | pipes | {"/dev/null", ""}
+    assert logs | pipes <= found
+
+
+def _sink(pid: int, number: int) -> str:
+    """What a process's descriptor is; empty for one that is closed."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{number}")
+    except FileNotFoundError:
+        return ""
 
 
 def test_console(captured: Captured) -> None:
@@ -194,34 +194,76 @@ def lengths(stream: bytes) -> list[tuple[int, int]]:
     return found
 
 
-async def shape_of(captured: Captured, ask: Callable[[Any], Coroutine[Any, Any, object]], subject: str) -> list[list[tuple[int, int]]]:
-    """The frames of both directions of a session in which `ask` alone happens."""
-    before = len(captured.tap.streams)
-    async with await caller(captured.world, subject) as client:
-        with suppress(RequestRefusedError):
-            await ask(client)
-    await asyncio.sleep(0.2)
-    return sorted(lengths(bytes(stream)) for stream in captured.tap.streams[before:] if stream[4] in (1, 2))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One message, how it must be answered, and the models that the caller's credential names."""
+
+    path: str
+    code: Code
+    inputs: dict[str, NDArray[Any]] | None = None
+    outputs: tuple[str, ...] | None = None
+    deadline_ms: int = 0
+    subject: str = "a"
+    models: tuple[str, ...] = ("secretive", "bomb", "spin")
+
+
+async def shape_of(captured: Captured, ask: Ask) -> tuple[Code, list[list[tuple[int, int]]]]:
+    """The answer's code, and the frames of both directions of a session in which this is asked alone."""
+    streams = captured.tap.relays["caller"].streams
+    before = len(streams)
+    body, parts = (b"", []) if ask.inputs is None else encode_request(ask.inputs, outputs=ask.outputs)
+    async with await captured.caller(ask.subject, models=ask.models) as client:
+        session = client._current
+        assert session is not None
+        answer = await session.connection.request(encode(path=ask.path, json=body, tensors=parts, deadline_ms=ask.deadline_ms))
+        assert isinstance(answer, Message)
+    # The client is closed when the enclave has closed too: what passed has been noted.
+    return Code(answer.status), sorted(lengths(bytes(stream)) for stream in streams[before:])
+
+
+FRAMES = 4  # of each direction: challenge, open, message, close; evidence, accept, message, close
+NOTE = np.array([""], dtype=object)
+GOOD = {"x": X, "note": NOTE}
+INFER = "/v2/models/{}/infer"
+ASKS = {
+    "infer": Ask(path=INFER.format("secretive"), inputs=GOOD, code=Code.OK),
+    "infer, version": Ask(path="/v2/models/secretive/versions/1/infer", inputs=GOOD, code=Code.OK),
+    "other numbers": Ask(path=INFER.format("secretive"), inputs={"x": np.zeros((9, WIDTH), np.float32), "note": NOTE}, code=Code.OK),
+    "another model": Ask(path=INFER.format("bomb"), inputs={"n": np.array([3])}, code=Code.OK),
+    "a long name": Ask(
+        path=INFER.format("secretive"), inputs=GOOD, subject="a caller with a far longer name than others " * 2, code=Code.OK
+    ),
+    "one model": Ask(path=INFER.format("secretive"), inputs=GOOD, models=("secretive",), code=Code.OK),
+    "many models": Ask(path=INFER.format("secretive"), inputs=GOOD, models=("secretive", *(f"m{at}" for at in range(20))), code=Code.OK),
+    "wrong shape": Ask(path=INFER.format("secretive"), inputs={"x": X[:, :3], "note": NOTE}, code=Code.WRONG_SHAPE),
+    "no such output": Ask(path=INFER.format("secretive"), inputs=GOOD, outputs=("nothing",), code=Code.UNKNOWN_OUTPUT),
+    "no request": Ask(path=INFER.format("secretive"), code=Code.MALFORMED_JSON),
+    "ready": Ask(path="/v2/models/secretive/ready", code=Code.OK),
+    "metadata": Ask(path="/v2/models/secretive", code=Code.OK),
+    "unknown version": Ask(path="/v2/models/secretive/versions/2/infer", inputs=GOOD, code=Code.UNKNOWN_VERSION),
+    "unknown model": Ask(path=INFER.format("secretiv"), inputs=GOOD, models=("secretiv",), code=Code.UNKNOWN_MODEL),
+    "another's model": Ask(path=INFER.format("secretive"), inputs=GOOD, models=("bomb",), code=Code.MODEL_NOT_AUTHORISED),
+    "unknown path": Ask(path="/v2/nothing", code=Code.UNKNOWN_PATH),
+    "server live": Ask(path="/v2/health/live", code=Code.OK),
+    "server ready": Ask(path="/v2/health/ready", code=Code.OK),
+    "server metadata": Ask(path="/v2", code=Code.OK),
+    "index": Ask(path="/v2/repository/index", code=Code.OK),
+    "index, one model": Ask(path="/v2/repository/index", models=("bomb",), code=Code.OK),
+    "model failed": Ask(path=INFER.format("bomb"), inputs={"n": np.array([-1])}, code=Code.MODEL_FAILED),
+    "out of memory": Ask(path=INFER.format("bomb"), inputs={"n": np.array([1 << 34])}, code=Code.OUT_OF_MEMORY),
+    "deadline": Ask(path=INFER.format("spin"), inputs={"n": np.array(10**12)}, deadline_ms=100, code=Code.DEADLINE_EXPIRED),
+}
 
 
 def test_frames_of_one_length(captured: Captured) -> None:
-    """An inference, a question for readiness, each kind of refusal and every caller show the same sequence of frame lengths."""
-    note = np.array([""], dtype=object)
+    """Inferences, questions for readiness, metadata and lists, every kind of refusal and every caller, whatever models its
+    credential names, show the same sequence of frame lengths."""
 
     async def work() -> None:
-        asks: dict[str, Callable[[Any], Coroutine[Any, Any, object]]] = {
-            "infer": lambda client: client.infer("secretive", {"x": X, "note": note}),
-            "ready": lambda client: client.ready("secretive"),
-            "metadata": lambda client: client.metadata("secretive"),
-            "wrong shape": lambda client: client.infer("secretive", {"x": X[:, :3], "note": note}),
-            "no such output": lambda client: client.infer("secretive", {"x": X, "note": note}, outputs=["nothing"]),
-            "malformed": lambda client: client.call("/v2/models/secretive/infer", b"{"),
-            "another input": lambda client: client.infer("secretive", {"x": np.zeros((9, WIDTH), np.float32), "note": note}),
-        }
-        shapes = {name: await shape_of(captured, ask, "a") for name, ask in asks.items()}
-        shapes["a long name"] = await shape_of(captured, asks["infer"], "a caller with a far longer name than others " * 2)
-        first = shapes["infer"]
-        assert 2 == len(first)
-        assert dict.fromkeys(shapes, first) == shapes
+        found = {name: await shape_of(captured, ask) for name, ask in ASKS.items()}
+        assert {name: ask.code for name, ask in ASKS.items()} == {name: code for name, (code, _) in found.items()}
+        shapes = {name: shape for name, (_, shape) in found.items()}
+        assert [FRAMES, FRAMES] == [len(direction) for direction in shapes["infer"]]
+        assert dict.fromkeys(shapes, shapes["infer"]) == shapes
 
     run(work())
