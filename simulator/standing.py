@@ -45,6 +45,8 @@ class Standing:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         if self.folder.stat().st_uid != os.getuid() or self.folder.is_symlink():
             raise StandingError(f"{self.folder} is another user's")
+        if not self.pid_file.exists() and any(self.folder.iterdir()):  # whatever is in it would go with the world
+            raise StandingError(f"{self.folder} holds other files; name a new or an empty folder in CLOISTER_WORLD")
         self.folder.chmod(0o700)
         held = os.fdopen(os.open(self.pid_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "r+")
         try:

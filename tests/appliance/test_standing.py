@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from simulator import processes, typed
+from simulator import down, processes, typed
 from simulator.owner import CREDENTIAL_SECONDS, DEPLOYMENT, Owner
 from simulator.standing import Standing, StandingError, Swept
 from simulator.up import renew
@@ -50,6 +50,18 @@ def test_nothing_else_is_swept(tmp_path: Path, named: str) -> None:
         standing.world.write_text(named)
         assert Swept() == standing.sweep()
     assert tmp_path.exists()
+
+
+def test_a_folder_of_somebody_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is named by mistake and holds other files is neither claimed nor swept, by `up` or `down`."""
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("years")
+    monkeypatch.setenv("CLOISTER_WORLD", str(tmp_path))
+    with pytest.raises(StandingError, match="holds other files"):
+        Standing(folder=tmp_path).claim()
+    assert down.main([]) == 1
+    assert "holds other files" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_one_keeper(tmp_path: Path) -> None:
