@@ -9,6 +9,8 @@
 #   ADMIN_PROFILE SEALER_PROFILE              AWS profiles for the owner's two roles
 #   BLOBS                                     AWS's bzImage, cmdline, init, nsm.ko (default: where nitro-cli keeps them)
 #   WORK                                      where everything is written (default: build/ec2)
+# `boot` ends what it started when the script ends, and nothing else: steps that need the enclave stand behind it in one command.
+# `seal` keeps the keys that are there and makes the rest anew.
 # `caller` and `refusals` need only ENDPOINT VALUES CREDENTIAL CALLER_KEY MODEL TENSORS, and so run anywhere.
 set -eu
 
@@ -25,6 +27,7 @@ CREDENTIAL=${CREDENTIAL:-$WORK/caller.credential}
 CALLER_KEY=${CALLER_KEY:-$WORK/caller.pem}
 MODEL=${MODEL:-acceptance}
 TENSORS=${TENSORS:-$WORK/input.npy}
+parent='' enclave='' # what this run started: a process and an enclave's id
 
 say() { printf '%s\n' "== $*"; }
 fail() { printf '%s\n' "acceptance: $*" >&2; exit 1; }
@@ -83,9 +86,16 @@ EOF
 seal() {
     say "seal: owner key, reference values, key policy, model, manifest, credential"
     mkdir -p "$WORK/feed"
-    (umask 077 && head -c 24 /dev/urandom | base64 >"$WORK/passphrase")
-    $CLOISTER owner-key new --passphrase-file "$WORK/passphrase" "$WORK/owner.pem"
-    $CLOISTER owner-key new --passphrase-file "$WORK/passphrase" "$WORK/issuer.pem"
+    if [ ! -s "$WORK/passphrase" ]; then
+        for key in owner issuer; do
+            [ ! -e "$WORK/$key.pem" ] || fail "$WORK/$key.pem is there and its passphrase is not: put back $WORK/passphrase, or move the key away"
+        done
+        (umask 077 && head -c 24 /dev/urandom | base64 >"$WORK/passphrase")
+    fi
+    for key in owner issuer; do
+        [ -e "$WORK/$key.pem" ] || $CLOISTER owner-key new --passphrase-file "$WORK/passphrase" "$WORK/$key.pem"
+    done
+    rm -f "$WORK/draft.json" "$WORK/caller.credential"
     owner=$WORK/owner.pub
     issuer=$WORK/issuer.pub
     $CLOISTER reference-values new --image "$WORK/measurements.json" --owner-key "$owner" --min-sequence 1 "$VALUES"
@@ -98,7 +108,7 @@ seal() {
     $CLOISTER manifest new --deployment acceptance --key-arn "$KEY_ARN" --issuer "$issuer" "$WORK/draft.json"
     $CLOISTER manifest add "$WORK/draft.json" "$WORK/feed/$MODEL-1.json"
     $CLOISTER manifest sign --key "$WORK/owner.pem" --passphrase-file "$WORK/passphrase" --out "$WORK/feed/manifest.cose" "$WORK/draft.json"
-    $CLOISTER caller-key new "$CALLER_KEY"
+    [ -e "$CALLER_KEY" ] || $CLOISTER caller-key new "$CALLER_KEY"
     $CLOISTER credential issue --issuer-key "$WORK/issuer.pem" --passphrase-file "$WORK/passphrase" --issuer acceptance \
         --subject acceptance --caller-key "${CALLER_KEY%.pem}.pub" --deployment acceptance --model "$MODEL" "$CREDENTIAL"
 }
@@ -124,12 +134,36 @@ to = "kms.$region.amazonaws.com:443"
 EOF
 }
 
+# Only the enclave that this run started is ever terminated, by its id.
+run_enclave() {
+    nitro-cli run-enclave "$@" --enclave-name cloister --cpu-count "$CPUS" --memory "$MEMORY_MIB" --enclave-cid "$CID" \
+        --eif-path "$WORK/enclave.eif" >"$WORK/run.json"
+    enclave=$(edit 'print(d["EnclaveID"])' "$WORK/run.json")
+}
+
+terminate_enclave() {
+    ending=$enclave
+    enclave=
+    nitro-cli terminate-enclave --enclave-id "$ending" >/dev/null
+}
+
+clean() {
+    [ -z "$enclave" ] || terminate_enclave || true
+    # The number of one that has ended may be a stranger's by now; a child of this shell is none.
+    if [ -n "$parent" ] && grep -qs "^PPid:[[:space:]]*$$\$" "/proc/$parent/status"; then
+        kill "$parent"
+    fi
+}
+
 boot() {
     say "boot: the parent, then the enclave; ends when the log says SERVING"
     parent_config >"$WORK/parent.toml"
-    "$PYTHON" -P -m parent --config "$WORK/parent.toml" >"$WORK/parent.log" 2>&1 &
-    printf '%s\n' "$!" >"$WORK/parent.pid"
-    nitro-cli run-enclave --enclave-name cloister --cpu-count "$CPUS" --memory "$MEMORY_MIB" --enclave-cid "$CID" --eif-path "$WORK/enclave.eif"
+    : >"$WORK/parent.log"
+    "$PYTHON" -P -m parent --config "$WORK/parent.toml" >>"$WORK/parent.log" 2>&1 &
+    parent=$!
+    trap clean EXIT
+    trap 'exit 130' INT TERM
+    run_enclave
     waited=0
     until grep -q "SERVING" "$WORK/parent.log"; do
         grep "boot_failure=" "$WORK/parent.log" && fail "the boot stopped; docs/operate.md explains the code"
@@ -156,9 +190,10 @@ refusals() {
 # A debug enclave has zero PCRs: KMS must not give it the key.
 debug() {
     say "debug: the same image in debug mode must not boot to SERVING"
-    nitro-cli terminate-enclave --enclave-name cloister >/dev/null
+    [ -n "$enclave" ] || fail "debug stands behind boot, whose parent and place it takes"
+    terminate_enclave
     : >"$WORK/parent.log"
-    nitro-cli run-enclave --debug-mode --enclave-name cloister --cpu-count "$CPUS" --memory "$MEMORY_MIB" --enclave-cid "$CID" --eif-path "$WORK/enclave.eif"
+    run_enclave --debug-mode
     waited=0
     until grep -q "boot_failure=KMS_REFUSED" "$WORK/parent.log"; do
         grep -q "SERVING" "$WORK/parent.log" && fail "a debug enclave serves: the key policy has a hole"
@@ -168,14 +203,8 @@ debug() {
     done
 }
 
-clean() {
-    [ ! -f "$WORK/parent.pid" ] || kill "$(cat "$WORK/parent.pid")" 2>/dev/null || true
-    nitro-cli terminate-enclave --enclave-name cloister >/dev/null 2>&1 || true
-}
-
 mkdir -p "$WORK"
 [ $# -gt 0 ] || set -- preflight image seal boot caller refusals debug
-case " $* " in *" boot "* | *" debug "*) trap clean EXIT ;; esac
 for step in "$@"; do
     case $step in
     preflight | image | seal | boot | caller | refusals | debug) "$step" ;;
