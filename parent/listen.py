@@ -9,7 +9,6 @@ from enum import Enum
 import errno
 import logging
 import os
-from pathlib import Path
 import socket
 import stat
 
@@ -124,21 +123,39 @@ def bind(endpoint: Endpoint) -> socket.socket:
     return listener
 
 
-def _bind_unix(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _clear(path: str) -> None:
+    """Remove a socket that nobody listens on any more, and nothing else (the sidecar's listeners do the same)."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.EEXIST, "exists and is no socket")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            if probe.connect_ex(path) == 0:
+            probe.setblocking(False)  # a full backlog is an answer too
+            if probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT):
                 raise OSError(errno.EADDRINUSE, "another process listens there")
-        Path(path).unlink()
+        os.unlink(path)
+
+
+def _bind_unix(path: str) -> socket.socket:
+    _clear(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
         listener.bind(path)
+    except BaseException:
+        listener.close()
+        raise
     finally:
         os.umask(before)
     return listener
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    """Which file a path is."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 Handler = Callable[[socket.socket], Awaitable[None]]
@@ -154,10 +171,13 @@ class Listener:
         self._handler = handler
         self._tasks: set[asyncio.Task[None]] = set()
         self._socket: socket.socket | None = None
+        self._bound: tuple[int, int] | None = None  # a Unix socket's name, as a file
 
     def open(self) -> str:
         """Bind; the text of the address that it has (a TCP port 0 becomes a real one). Raises: BindError."""
         self._socket = bind(self.endpoint)
+        if isinstance(self.endpoint, Unix):
+            self._bound = _file(self.endpoint.path)
         if isinstance(self.endpoint, Tcp):
             host, port = self._socket.getsockname()[:2]
             return render(Tcp(host, port))
@@ -185,11 +205,11 @@ class Listener:
             self.close()
 
     def close(self) -> None:
-        """Stop listening; a Unix socket's name goes too."""
+        """Stop listening; a Unix socket's name goes first: once nobody listens it may be a successor's, and that one stays."""
         if self._socket is not None and self._socket.fileno() >= 0:
+            if isinstance(self.endpoint, Unix) and self._bound is not None and _file(self.endpoint.path) == self._bound:
+                os.unlink(self.endpoint.path)
             self._socket.close()
-            if isinstance(self.endpoint, Unix):
-                Path(self.endpoint.path).unlink(missing_ok=True)
 
     async def drain(self, seconds: float) -> None:
         """Let connections end by themselves for `seconds`, then cut them."""

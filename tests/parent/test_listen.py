@@ -1,6 +1,7 @@
 """Who is let in: the enclave's CID alone, and no more than the limits say."""
 
 import asyncio
+import os
 from pathlib import Path
 import socket
 import stat
@@ -99,6 +100,59 @@ def test_a_stale_socket_is_replaced_and_a_live_one_or_a_file_is_not(tmp_path: Pa
     with pytest.raises(BindError):
         bind(Unix(str(file)))
     assert file.read_text() == "keep"
+
+
+def test_a_socket_that_does_not_answer_is_not_stale(tmp_path: Path) -> None:
+    """A listener whose backlog is full, and a socket of another kind, are in use: only one that refuses connections is replaced."""
+    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        full.bind(str(tmp_path / "full"))
+        full.listen(0)
+        with socket.socket(socket.AF_UNIX) as waiting:
+            waiting.connect(str(tmp_path / "full"))
+            with pytest.raises(BindError):
+                bind(Unix(str(tmp_path / "full")))
+        other.bind(str(tmp_path / "other"))
+        with pytest.raises(BindError):
+            bind(Unix(str(tmp_path / "other")))
+
+
+def test_a_successors_socket_stays(tmp_path: Path) -> None:
+    """A listener that ends removes its own name alone: one that took the path meanwhile still listens there."""
+    path = tmp_path / "s"
+
+    async def body() -> None:
+        old = Listener(Unix(str(path)), _echo, Admission(connections=3))
+        new = Listener(Unix(str(path)), _echo, Admission(connections=3))
+        old.open()
+        path.unlink()
+        new.open()
+        old.close()
+        assert path.is_socket()
+        new.close()
+        assert not path.exists()
+
+    run(body())
+
+
+def test_a_listener_gives_its_name_up_before_it_stops_listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every moment the path is this listener's or free: a successor that finds it free is never removed with it."""
+    path, unlink = tmp_path / "s", os.unlink
+    live = []
+
+    def look(name: str) -> None:
+        with socket.socket(socket.AF_UNIX) as probe:
+            live.append(probe.connect_ex(name) == 0)
+        unlink(name)
+
+    async def body() -> None:
+        listener = Listener(Unix(str(path)), _echo, Admission(connections=3))
+        listener.open()
+        monkeypatch.setattr("parent.listen.os.unlink", look)
+        listener.close()
+
+    run(body())
+    monkeypatch.undo()
+    assert live == [True]
 
 
 def test_endpoints_that_cannot_listen_are_refused(tmp_path: Path) -> None:
