@@ -310,7 +310,10 @@ async def _connected(stream: socket.socket, address: object) -> socket.socket:
 
 
 async def _tcp(host: str, port: int) -> socket.socket:
-    addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:  # an empty or long label, before anybody is asked
+        raise UnreachableError("the name is malformed") from None
     failure: OSError | None = None
     for family, kind, protocol, _, address in addresses:
         try:

@@ -100,6 +100,19 @@ def test_tcp(tmp_path: Path) -> None:
     run(work())
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example"])
+@pytest.mark.parametrize("proxied", [False, True])
+def test_names_that_are_none(host: str, proxied: bool) -> None:
+    """A host that cannot be a name, the appliance's or the proxy's, is unreachable as any other that nobody answers for."""
+
+    async def work() -> None:
+        async with client(Tcp("127.0.0.1", 1, (host, 1)) if proxied else Tcp(host, 1)) as caller:
+            with pytest.raises(UnreachableError):
+                await asked(caller)
+
+    run(work())
+
+
 async def until_blank(reader: Reader) -> bytes:
     return await reader.readuntil(b"\r\n\r\n")
 
