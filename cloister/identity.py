@@ -27,15 +27,20 @@ def write_key(path: Path, key: Ed25519PrivateKey) -> None:
         file.write(data)
 
 
-def read_key(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
-    """The key of a PKCS #8 PEM file, with `passphrase` where it is encrypted. Raises: IdentityError, OSError."""
+def read_private(path: Path) -> bytes:
+    """A file that is its user's alone, at most 16 KiB of it. Raises: IdentityError where others may read it, OSError."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise IdentityError(f"{path} is no regular file")
         if status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise IdentityError(f"{path} is open to others, or another user's; run: chmod 600 {path}")
-        data = file.read(KEY_FILE_MAX)
+        return file.read(KEY_FILE_MAX)
+
+
+def read_key(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
+    """The key of a PKCS #8 PEM file, with `passphrase` where it is encrypted. Raises: IdentityError, OSError."""
+    data = read_private(path)
     try:
         key = load_pem_private_key(data, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm):

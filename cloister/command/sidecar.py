@@ -7,7 +7,7 @@ from pathlib import Path
 from attestation import reference_values
 from cloister.command.output import Context, CouldNotAskError, UsageError
 from cloister.errors import IdentityError
-from cloister.identity import load_identity
+from cloister.identity import load_identity, read_private
 from cloister.session import CallerIdentity
 from cloister.sidecar.appliance import Target
 from cloister.sidecar.config import Config, ConfigError, Listener, parse_config, read_token
@@ -15,7 +15,7 @@ from cloister.sidecar.serve import Opened, Settings, serve
 
 
 def _token(listener: Listener | None) -> str | None:
-    return None if listener is None or listener.token_file is None else read_token(listener.token_file.read_bytes())
+    return None if listener is None or listener.token_file is None else read_token(read_private(listener.token_file))
 
 
 class Identity:

@@ -11,6 +11,9 @@ import sys
 
 import pytest
 
+from attestation import reference_values
+from attestation.reference_values import Measurement, ReferenceValues
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -61,6 +64,36 @@ def test_one_command_gives_a_door_to_a_whole_appliance(standing: tuple[subproces
     assert process.wait(60) == 0
 
 
+def sidecar(path: Path) -> "subprocess.CompletedProcess[str]":
+    """The command with a configuration that does not let it serve."""
+    code = "import sys; from cloister.command.main import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code, "sidecar", "--config", str(path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_token_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    """A token file is its user's alone, as the caller's key is: it opens the door to the same enclave."""
+    measured = Measurement(pcr0=bytes([1]) * 48, pcr1=bytes([2]) * 48, pcr2=bytes([3]) * 48)
+    values = ReferenceValues(measurements=(measured,), pcr16=bytes([4]) * 48, min_sequence=1)
+    (tmp_path / "values.json").write_bytes(reference_values.render(values))
+    (tmp_path / "token").write_text("0123456789abcdef")
+    (tmp_path / "token").chmod(0o640)
+    path = tmp_path / "sidecar.toml"
+    path.write_text(
+        '[appliance]\nendpoint = "unix:nobody"\nreference_values = "values.json"\n'
+        '[http]\nlisten = "tcp:127.0.0.1:0"\ntoken_file = "token"\n'
+    )
+    ran = sidecar(path)
+    assert (ran.returncode, f"chmod 600 {tmp_path / 'token'}" in ran.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("content", "words", "status"),
     [(None, "no such file", 3), ("[appliance", "not TOML", 2), ("[appliance]\nendpoint = 'tcp:a:1'\n", "reference_values", 2)],
@@ -70,14 +103,5 @@ def test_a_wrong_file_is_said(tmp_path: Path, content: str | None, words: str, s
     path = tmp_path / "sidecar.toml"
     if content is not None:
         path.write_text(content)
-    code = "import sys; from cloister.command.main import main; sys.exit(main(sys.argv[1:]))"
-    ran = subprocess.run(
-        [sys.executable, "-P", "-c", code, "sidecar", "--config", str(path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-        timeout=60,
-    )
+    ran = sidecar(path)
     assert (ran.returncode, words in ran.stderr, ran.stderr.count("\n")) == (status, True, 1)
