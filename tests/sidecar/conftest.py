@@ -66,10 +66,14 @@ class Running:
         host, _, port = address.rpartition(":")
         return Sidecar(http=self._opened.http, grpc=self._opened.grpc or "", host=host, port=int(port) if port.isdecimal() else 0)
 
-    def stop(self) -> None:
-        """End in order."""
+    def tell_to_end(self) -> None:
+        """Begin to end, as SIGTERM does."""
         if self._loop is not None and self._ended is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._ended.set)
+
+    def stop(self) -> None:
+        """End in order."""
+        self.tell_to_end()
         self._thread.join(20)
         if self._thread.is_alive():
             raise TimeoutError

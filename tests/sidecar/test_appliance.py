@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+import contextlib
 from dataclasses import replace
 import http.client
 import json
@@ -13,11 +14,14 @@ import threading
 import time
 from typing import Any
 
+import grpc
 import pytest
 
 from cloister.command.sidecar import Identity
-from cloister.errors import EvidenceRefusedError, RequestRefusedError, UnreachableError
+from cloister.errors import EvidenceRefusedError, RequestRefusedError, SessionLostError, UnreachableError
 from cloister.identity import write_key
+from cloister.sidecar import inference_pb2 as pb
+from cloister.sidecar import listen
 from cloister.sidecar.appliance import Appliance, Target
 from cloister.sidecar.config import Listener, parse_config
 from cloister.sidecar.metrics import Metrics
@@ -27,6 +31,7 @@ from tests.sidecar.conftest import TOKEN, Running, Sidecar, target_of
 from wire.endpoint import Tcp, Unix, parse
 from wire.errors import Code
 
+SPIN = {"name": "n", "datatype": "INT64", "shape": [], "data": [300_000]}
 BODY = json.dumps({"inputs": [{"name": n, "datatype": "FP32", "shape": [1], "data": [1]} for n in "ab"]}).encode()
 
 
@@ -54,10 +59,12 @@ def doors(settings: Settings) -> Iterator[list[Running]]:
 
 
 class Recorder:
-    """Between sidecar and parent: counts what the caller sends."""
+    """Between sidecar and parent: counts what the caller sends, and cuts a connection on which more than `cut` bytes were sent."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, cut: int = 1 << 60) -> None:
         self._path = path
+        self._cut = cut
+        self.cuts = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.sent = 0
@@ -77,15 +84,24 @@ class Recorder:
             threading.Thread(target=self._pump, args=(behind, stream, False), daemon=True).start()
 
     def _pump(self, source: socket.socket, target: socket.socket, count: bool) -> None:
+        passed = 0
         try:
             while data := source.recv(65536):
                 self.sent += len(data) if count else 0
+                passed += len(data) if count else 0
+                if passed > self._cut:
+                    self.cuts += 1
+                    for stream in (source, target):
+                        stream.shutdown(socket.SHUT_RDWR)
+                    return
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:
             pass
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._listener.close()
 
 
@@ -162,6 +178,41 @@ def test_nobody_there_is_told_in_time(target: Target, tmp_path: Path) -> None:
         return counts.totals["cloister_sidecar_retries_total", ()]
 
     assert asyncio.run(run()) >= 2
+
+
+@pytest.mark.parametrize(("repeatable", "times"), [(False, 1), (True, 2)])
+def test_what_may_have_run_is_sent_once_more_at_most(
+    serving: appliance_models.Serving, target: Target, repeatable: bool, times: int
+) -> None:
+    """A parent that cuts every session behind the request does not make the sidecar send it for as long as it has time."""
+    recorder = Recorder(serving.world.endpoint.removeprefix("unix:"), cut=100_000)
+
+    async def run() -> None:
+        cut = replace(target, endpoint=Tcp("127.0.0.1", recorder.port), sessions=1, repeatable=repeatable)
+        appliance = Appliance(cut, Metrics())
+        with pytest.raises(SessionLostError, check=lambda error: error.sent):
+            await appliance.call("/v2/models/sum/infer", BODY, [bytes(300_000)], seconds=20)
+        await appliance.close()
+
+    asyncio.run(run())
+    recorder.close()
+    assert recorder.cuts == times
+
+
+def test_what_may_have_run_is_never_told_as_not_sent(serving: appliance_models.Serving, target: Target) -> None:
+    """Where the appliance is gone after a request had left, the request is lost, not undelivered."""
+    recorder = Recorder(serving.world.endpoint.removeprefix("unix:"), cut=100_000)
+
+    async def run() -> None:
+        appliance = Appliance(replace(target, endpoint=Tcp("127.0.0.1", recorder.port), sessions=1), Metrics())
+        await appliance.call("/v2/models/sum/infer", BODY, seconds=20)
+        recorder.close()  # the open session stays
+        with pytest.raises(SessionLostError, check=lambda error: error.sent):
+            await appliance.call("/v2/models/sum/infer", BODY, [bytes(300_000)], seconds=1)
+        await appliance.close()
+
+    asyncio.run(run())
+    assert recorder.cuts == 1
 
 
 def test_refused_evidence_is_not_tried_again(serving: appliance_models.Serving, target: Target) -> None:
@@ -299,19 +350,85 @@ def test_unix_sockets_are_the_users_own(target: Target, tmp_path: Path, doors: l
     assert not os.path.exists(web)
 
 
-def test_a_door_in_use_is_not_taken(target: Target, tmp_path: Path) -> None:
-    """A socket that another process listens on, or a file that is no socket, is left alone."""
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_a_door_in_use_is_not_taken(target: Target, tmp_path: Path, door: str) -> None:
+    """A socket that another process listens on, however busy it is, or a file that is no socket, is left alone."""
     path = tmp_path / "h"
+    listener = Listener(at=Unix(str(path)))
+    settings = Settings(target=target, http=listener) if door == "http" else Settings(target=target, grpc=listener)
     path.write_text("mine")
-    with pytest.raises(OSError, match="use"):
-        asyncio.run(serve(Settings(target=target, http=Listener(at=Unix(str(path)))), lambda _: None, asyncio.Event()))
+    with pytest.raises(OSError, match="no socket"):
+        asyncio.run(serve(settings, lambda _: None, asyncio.Event()))
     assert path.read_text() == "mine"
     path.unlink()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as waiting:
         other.bind(str(path))
-        other.listen()
-        with pytest.raises(OSError, match="use"):
-            asyncio.run(serve(Settings(target=target, http=Listener(at=Unix(str(path)))), lambda _: None, asyncio.Event()))
+        other.listen(0)
+        before = path.stat().st_ino
+        for _ in range(2):
+            with pytest.raises(OSError, match="in use"):
+                asyncio.run(serve(settings, lambda _: None, asyncio.Event()))
+            waiting.setblocking(False)
+            waiting.connect_ex(str(path))
+        assert path.stat().st_ino == before
+
+
+def test_a_second_sidecar_does_not_take_the_first_ones_door(target: Target, tmp_path: Path, doors: list[Running]) -> None:
+    """Two sidecars with one file: the second is refused, at either door, and the first goes on answering."""
+    web, rpc = Listener(at=Unix(str(tmp_path / "h"))), Listener(at=Unix(str(tmp_path / "g")))
+    doors.append(running := Running(Settings(target=target, http=web, grpc=rpc)))
+    running.start()
+    for settings in (Settings(target=target, http=web), Settings(target=target, grpc=rpc)):
+        with pytest.raises(OSError, match="in use"):
+            asyncio.run(serve(settings, lambda _: None, asyncio.Event()))
+    door = UnixConnection(str(tmp_path / "h"))
+    door.request("GET", "/v2/health/live")
+    assert door.getresponse().status == 200
+    door.close()
+    with grpc.insecure_channel(f"unix:{tmp_path / 'g'}") as channel:
+        live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive", response_deserializer=pb.ServerLiveResponse.FromString)
+        assert live(b"", timeout=20).live
+
+
+def test_a_successors_door_stays(tmp_path: Path) -> None:
+    """A socket's name is given up only while it is the listener's own."""
+    path = str(tmp_path / "h")
+    old = listen.bind(Unix(path))
+    old.unlink()
+    new = listen.bind(Unix(path))
+    old.unlink()
+    assert os.path.exists(path)
+    for bound in (old, new):
+        bound.unlink()
+        bound.listener.close()
+    assert not os.path.exists(path)
+
+
+def test_a_successor_may_come_while_the_last_answers_are_given(target: Target, tmp_path: Path, doors: list[Running]) -> None:
+    """The path is free from the moment that a sidecar begins to end, and the one that takes it keeps it."""
+    path = tmp_path / "h"
+    settings = Settings(target=target, http=Listener(at=Unix(str(path))))
+    doors.append(first := Running(settings))
+    first.start()
+    door, look = UnixConnection(str(path)), UnixConnection(str(path))
+    door.request("POST", "/v2/models/spin/infer", json.dumps({"inputs": [SPIN]}).encode())
+    end = time.monotonic() + 20
+    page = b""
+    while b"in_flight 2" not in page and time.monotonic() < end:
+        look.request("GET", "/metrics")
+        page = look.getresponse().read()
+    first.tell_to_end()
+    while path.exists() and time.monotonic() < end:
+        time.sleep(0.002)
+    doors.append(second := Running(settings))
+    second.start()
+    assert door.getresponse().status == 200
+    first.stop()
+    look.close()
+    door.close()
+    door.request("GET", "/v2/health/live")
+    assert door.getresponse().status == 200
+    door.close()
 
 
 def test_what_is_being_answered_is_answered_before_the_end(target: Target, settings: Settings) -> None:

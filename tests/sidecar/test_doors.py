@@ -221,6 +221,15 @@ def test_contents_that_contradict_themselves(grpc_door: grpc.Channel, spoil: Cal
     assert dict(info.value.trailing_metadata())["cloister-code"] == code.name.lower().replace("_", "-")
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_outputs_are_raw_whatever_is_asked(grpc_door: grpc.Channel, asked: bool) -> None:
+    """The JSON extension's choice between binary and text does not exist in gRPC: outputs come as raw contents."""
+    request = proto({"inputs": [A, B], "outputs": [{"name": "sum", "parameters": {"binary_data": asked}}]}, "sum", "", [TWO, TWO])
+    request.parameters["binary_data_output"].bool_param = asked
+    answer = rpc(grpc_door, "ModelInfer", request, pb.ModelInferResponse)
+    assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [2, 4]
+
+
 def test_typed_values_keep_their_range(grpc_door: grpc.Channel) -> None:
     """A typed value beyond its datatype is INVALID_VALUE, as in JSON."""
     request = pb.ModelInferRequest(model_name="same-int8")

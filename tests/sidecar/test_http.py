@@ -59,6 +59,13 @@ def test_the_port_belongs_to_the_host(sidecar: Sidecar, stream: socket.socket, h
     assert code_of(answers(stream)[0]) == (421, "host-refused")
 
 
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "[::1]"])
+def test_loopback_has_its_usual_names(sidecar: Sidecar, stream: socket.socket, name: str) -> None:
+    """Without names of the configuration's own, those of loopback with the listener's port are accepted."""
+    stream.sendall(head(sidecar, "GET", "/v2/health/live", AUTHORIZED, host=f"{name}:{sidecar.port}"))
+    assert answers(stream)[0][0] == 200
+
+
 @pytest.mark.parametrize(
     "value", ["", "Authorization: Bearer wrong\r\n", f"Authorization: Basic {TOKEN}\r\n", f"Authorization: {TOKEN}\r\n"]
 )
@@ -76,10 +83,9 @@ def test_without_the_token_nothing_is_told(sidecar: Sidecar, stream: socket.sock
         b"GET / HTTP/1.1\r\n\r\n",
         b"GET /v2 HTTP/1.1\r\nHost: {host}\r\n" + AUTHORIZED.encode() * 2 + b"\r\n",
         b"GET /v2 HTTP/1.1\r\nHost: {host}\r\nContent-Length: -1\r\n\r\n",
-        b"POST /v2 HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"GET /v2 HTTP/1.1\r\nHost: {host}\r\nX: " + b"a" * 40_000 + b"\r\n\r\n",
     ],
-    ids=["no HTTP", "no host", "two tokens", "negative length", "smuggling", "long header"],
+    ids=["no HTTP", "no host", "two tokens", "negative length", "long header"],
 )
 def test_malformed_requests_are_refused_and_end_the_connection(sidecar: Sidecar, stream: socket.socket, raw: bytes) -> None:
     """What is not one well-formed request is answered 4xx or dropped, and the connection ends."""
@@ -105,7 +111,7 @@ def ended(stream: socket.socket) -> bool:
 
 
 def test_a_chunked_body_is_bounded(sidecar: Sidecar, stream: socket.socket) -> None:
-    """Chunks beyond the limit end the request, with 413 unless the reset overtakes the answer."""
+    """Chunks beyond the limit end the request with 413."""
     stream.sendall(head(sidecar, "POST", "/v2/models/sum/infer", AUTHORIZED + "Transfer-Encoding: chunked\r\n"))
     chunk = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
 
@@ -116,8 +122,7 @@ def test_a_chunked_body_is_bounded(sidecar: Sidecar, stream: socket.socket) -> N
 
     thread = threading.Thread(target=send)
     thread.start()
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        assert code_of(answers(stream)[0]) == (413, "request-too-large")
+    assert code_of(answers(stream)[0]) == (413, "request-too-large")
     thread.join()
     assert ended(stream)
 
