@@ -4,7 +4,7 @@ A plan is values only, so that this package judges it with `owner.policy`, and a
 with real attestation documents.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -38,6 +38,7 @@ class Attack(StrEnum):
     DATA_KEY = "data-key"
 
 
+Callers = tuple[Caller, ...]
 WRONG_PCR = {Attack.WRONG_PCR0: 0, Attack.WRONG_PCR1: 1, Attack.WRONG_PCR2: 2, Attack.WRONG_PCR16: 16}
 
 
@@ -67,6 +68,17 @@ class Step:
     granted: bool = False
 
 
+def step(caller: Caller, action: str, context: Mapping[str, str], pcrs: Mapping[int, str] | None = None, *, granted: bool = False) -> Step:
+    """A call without further condition keys."""
+    return Step(caller=caller, action=f"kms:{action}", context=context, pcrs=pcrs, keys={}, granted=granted)
+
+
+def keyed(caller: Caller, action: str, context: Mapping[str, str], *, granted: bool = False, **keys: str | tuple[str, ...]) -> Step:
+    """A call with condition keys of KMS's."""
+    values = {f"kms:{name}": (value,) if isinstance(value, str) else value for name, value in keys.items()}
+    return Step(caller=caller, action=f"kms:{action}", context=context, keys=values, granted=granted)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Steps that must all be allowed, and what of KMS's own stands in the way all the same."""
@@ -77,75 +89,95 @@ class Plan:
     """It starts from something that nobody has checked, such as an existing grant."""
 
 
-def _step(caller: Caller, action: str, context: Mapping[str, str], pcrs: Mapping[int, str] | None = None, **more: bool) -> Step:
-    return Step(caller=caller, action=f"kms:{action}", context=context, pcrs=pcrs, keys={}, granted=more.get("granted", False))
-
-
-def _keyed(caller: Caller, action: str, context: Mapping[str, str], **keys: str) -> Step:
-    return Step(caller=caller, action=f"kms:{action}", context=context, keys={f"kms:{name}": (value,) for name, value in keys.items()})
-
-
-def _decrypts(callers: tuple[Caller, ...], subject: Subject, changes: list[dict[int, str | None]], guard: Guard = Guard.NONE) -> list[Plan]:
+def _decrypts(callers: Callers, subject: Subject, changes: list[dict[int, str | None]], guard: Guard = Guard.NONE) -> list[Plan]:
     """Decrypt from an enclave that differs from a right one by each of `changes` (None: the PCR is not locked)."""
     plans = []
     for caller in callers:
         for enclave in subject.enclaves:
-            for context in subject.contexts:
+            for context in subject.targets:
                 for change in changes:
                     merged = {**enclave, **change}
                     pcrs = {index: value for index, value in merged.items() if value is not None}
-                    plans.append(Plan(steps=(_step(caller, "Decrypt", context, pcrs),), guard=guard))
+                    plans.append(Plan(steps=(step(caller, "Decrypt", context, pcrs),), guard=guard))
     return plans
 
 
-def _wrong(callers: tuple[Caller, ...], subject: Subject, index: int) -> list[Plan]:
-    return _decrypts(callers, subject, [{index: value} for value in subject.wrong_pcrs[index] if value != ZERO])
+def _changes(subject: Subject, index: int) -> list[dict[int, str | None]]:
+    return [{index: value} for value in subject.wrong_pcrs[index] if value != ZERO]
 
 
-def _grants(callers: tuple[Caller, ...], stranger: Caller, context: Mapping[str, str]) -> list[Plan]:
-    """Make a grant, to oneself or to an accomplice, then decrypt by it."""
+def _zeros(subject: Subject) -> dict[int, str | None]:
+    return {**dict.fromkeys((0, 1, 2), ZERO), **({8: ZERO} if 8 in subject.wrong_pcrs else {})}
+
+
+def _unlike(subject: Subject) -> dict[int, str | None]:
+    return {index: values[0] for index, values in subject.wrong_pcrs.items()}
+
+
+def _wrong(callers: Callers, subject: Subject, index: int) -> list[Plan]:
+    """One PCR is wrong, or it and all others that the policy knows: an image that has nothing to do with the right one."""
+    return _decrypts(callers, subject, [*_changes(subject, index), _unlike(subject)])
+
+
+def thefts(caller: Caller, subject: Subject, contexts: Iterable[Mapping[str, str]], *, granted: bool = False) -> list[Step]:
+    """Every Decrypt that nobody ought to get: without attestation, from enclaves that are wrong in any way."""
+    wrong = [change for index in subject.wrong_pcrs for change in _changes(subject, index)]
+    changed = [{**subject.enclaves[0], **change} for change in (*wrong, _unlike(subject), _zeros(subject))]
+    evidence = [None, *({index: value for index, value in pcrs.items() if value is not None} for pcrs in changed)]
+    return [step(caller, "Decrypt", context, pcrs, granted=granted) for context in contexts for pcrs in evidence]
+
+
+# What a grant may be made for: to decrypt, alone or beside something harmless, to re-encrypt, to have data keys.
+_OPERATIONS = (("Decrypt",), ("Decrypt", "DescribeKey"), ("ReEncryptFrom",), ("GenerateDataKey",))
+
+
+def delegations(caller: Caller, cast: Cast, subject: Subject, operations: Iterable[tuple[str, ...]] = _OPERATIONS) -> list[Plan]:
+    """Make a grant, to oneself or to an accomplice, then use it."""
     plans = []
-    for caller in callers:
-        for grantee in dict.fromkeys((caller, stranger)):
-            keys = {
-                "kms:grantoperations": ("Decrypt",),
-                "kms:granteeprincipal": (grantee.principal.source_arn,),
-                "kms:grantisforawsresource": ("false",),
-            }
-            create = Step(caller=caller, action="kms:CreateGrant", context={}, keys=keys)
-            plans.append(Plan(steps=(create, _step(grantee, "Decrypt", context, granted=True))))
+    context = subject.contexts[0]
+    for grantee in dict.fromkeys((caller, cast.stranger, *cast.accomplices)):
+        for names in operations:
+            arn = grantee.principal.source_arn
+            create = keyed(caller, "CreateGrant", {}, grantoperations=names, granteeprincipal=arn, grantisforawsresource="false")
+            if names[0] == "Decrypt":
+                used = thefts(grantee, subject, (context,), granted=True)
+            elif names[0] == "ReEncryptFrom":
+                used = [keyed(grantee, "ReEncryptFrom", context, granted=True, reencryptonsamekey="false")]
+            else:
+                used = [step(grantee, names[0], context, granted=True)]
+            plans += [Plan(steps=(create, one)) for one in used]
     return plans
 
 
-def _re_encrypts(callers: tuple[Caller, ...], subject: Subject) -> list[Plan]:
+def re_encrypts(callers: Callers, subject: Subject, contexts: Iterable[Mapping[str, str]]) -> list[Plan]:
     """Re-encrypt to a key of one's own; or under the same key to another owner's context, and unwrap as that owner."""
     plans = []
     for caller in callers:
-        context = subject.contexts[0]
-        plans.append(Plan(steps=(_keyed(caller, "ReEncryptFrom", context, reencryptonsamekey="false"),)))
-        for owner in subject.other_owners:
-            other = {**context, "cloister-owner": owner}
-            same = tuple(
-                _keyed(caller, action, ctx, reencryptonsamekey="true")
-                for action, ctx in (("ReEncryptFrom", context), ("ReEncryptTo", other))
-            )
-            for wrong in subject.wrong_pcrs[16]:
-                pcrs = {n: v for n, v in {**subject.enclaves[0], 16: wrong}.items() if v is not None}
-                plans.append(Plan(steps=(*same, _step(caller, "Decrypt", other, pcrs))))
+        for context in contexts:
+            plans.append(Plan(steps=(keyed(caller, "ReEncryptFrom", context, reencryptonsamekey="false"),)))
+            for owner in subject.other_owners:
+                other = {**context, "cloister-owner": owner}
+                same = tuple(
+                    keyed(caller, action, ctx, reencryptonsamekey="true")
+                    for action, ctx in (("ReEncryptFrom", context), ("ReEncryptTo", other))
+                )
+                for wrong in subject.wrong_pcrs[16]:
+                    pcrs = {n: v for n, v in {**subject.enclaves[0], 16: wrong}.items() if v is not None}
+                    plans.append(Plan(steps=(*same, step(caller, "Decrypt", other, pcrs))))
     return plans
 
 
-def _put(callers: tuple[Caller, ...]) -> list[Plan]:
+def _put(callers: Callers) -> list[Plan]:
     return [
-        Plan(steps=(_keyed(caller, "PutKeyPolicy", {}, bypasspolicylockoutsafetycheck=bypass),))
+        Plan(steps=(keyed(caller, "PutKeyPolicy", {}, bypasspolicylockoutsafetycheck=bypass),))
         for caller in callers
         for bypass in ("false", "true")
     ]
 
 
-def _replicas(callers: tuple[Caller, ...], metadata: Metadata) -> list[Plan]:
+def _replicas(callers: Callers, metadata: Metadata) -> list[Plan]:
     guard = Guard.SINGLE_REGION if metadata.multi_region is False else Guard.NONE
-    plans = [Plan(steps=(_keyed(caller, "ReplicateKey", {}, replicaregion="us-west-2"),), guard=guard) for caller in callers]
+    plans = [Plan(steps=(keyed(caller, "ReplicateKey", {}, replicaregion="us-west-2"),), guard=guard) for caller in callers]
     if metadata.replicas:  # a replica's own policy decides there, and nothing here holds it
         plans.insert(0, Plan(steps=()))
     return plans
@@ -154,75 +186,72 @@ def _replicas(callers: tuple[Caller, ...], metadata: Metadata) -> list[Plan]:
 def _insider(caller: Caller, cast: Cast, subject: Subject) -> list[Plan]:
     """Everything that someone with all identity policies of the key's account may try without attestation."""
     one = (caller,)
-    direct = [Plan(steps=(_step(caller, "Decrypt", context),)) for context in subject.contexts]
-    direct += [plan for index in WRONG_PCR.values() for plan in _wrong(one, subject, index)]
-    return direct + _put(one) + _grants(one, cast.stranger, subject.contexts[0]) + _re_encrypts(one, subject)
+    direct = [Plan(steps=(theft,)) for theft in thefts(caller, subject, subject.targets)]
+    return direct + _put(one) + delegations(caller, cast, subject) + re_encrypts(one, subject, subject.targets)
 
 
-def _other_owner(callers: tuple[Caller, ...], subject: Subject) -> list[Plan]:
+def _other_owner(callers: Callers, subject: Subject) -> list[Plan]:
     """The right image under another owner's manifest: PCR16 and the context are that owner's."""
     return [
-        Plan(steps=(_step(caller, "Decrypt", {**context, "cloister-owner": owner}, {**enclave, 16: pcr16}),))
+        Plan(steps=(step(caller, "Decrypt", {**context, "cloister-owner": owner}, {**enclave, 16: pcr16}),))
         for caller in callers
         for enclave in subject.enclaves
-        for context in subject.contexts
+        for context in subject.targets
         for owner in subject.other_owners
         for pcr16 in subject.wrong_pcrs[16]
         if pcr16 is not None
     ]
 
 
-def _old_epoch(callers: tuple[Caller, ...], subject: Subject) -> list[Plan]:
+def _old_epoch(callers: Callers, subject: Subject) -> list[Plan]:
     return [
-        Plan(steps=(_step(caller, "Decrypt", {**context, "cloister-epoch": epoch}, enclave),))
+        Plan(steps=(step(caller, "Decrypt", {**context, "cloister-epoch": epoch}, enclave),))
         for caller in callers
         for enclave in subject.enclaves
-        for context in subject.contexts
+        for context in subject.targets
         for epoch in subject.old_epochs
     ]
 
 
-def _grant_holders(cast: Cast, subject: Subject, metadata: Metadata) -> list[Plan]:
-    """Grants that exist, or could: made long ago, they outlive every change of the policy."""
+def _grant_holders(callers: Callers, cast: Cast, subject: Subject, metadata: Metadata) -> list[Plan]:
+    """Grants that could be made, and, where nobody has looked, one made long ago: it outlives every change of the policy."""
+    made = [plan for caller in callers for plan in delegations(caller, cast, subject)]
+    if metadata.grants is not None:
+        return made
     context = subject.contexts[0]
-    made = _grants((*cast.callers, cast.root, cast.iam_admin), cast.stranger, context)
-    if metadata.grants is None:
-        return [*made, Plan(steps=(_step(cast.stranger, "Decrypt", context, granted=True),), supposed=True)]
-    return made
+    held = thefts(cast.stranger, subject, (context,), granted=True)
+    held.append(keyed(cast.stranger, "ReEncryptFrom", context, granted=True, reencryptonsamekey="false"))
+    return [*made, *(Plan(steps=(theft,), supposed=True) for theft in held)]
 
 
-def plans(cast: Cast, trusted: tuple[Caller, ...], subject: Subject, metadata: Metadata) -> dict[Attack, list[Plan]]:
+def plans(cast: Cast, trusted: Callers, subject: Subject, metadata: Metadata) -> dict[Attack, list[Plan]]:
     """Every plan of every row. `trusted`: the one administrator, who may put a policy and nothing else."""
     insiders = (cast.root, cast.iam_admin)
-    named = (*(caller for caller in cast.callers if caller is not cast.stranger), cast.iam_admin)
-    everyone = (*cast.callers, *insiders)
-    untrusted = tuple(caller for caller in cast.callers if caller not in trusted)
+    everyone = (*cast.apart, *insiders)
+    known = (*(caller for caller in cast.apart if caller not in cast.strangers), cast.iam_admin)
     context = subject.contexts[0]
-    zeros: dict[int, str | None] = {**dict.fromkeys((0, 1, 2), ZERO), **({8: ZERO} if 8 in subject.wrong_pcrs else {})}
     rows = {
-        Attack.RIGHT_ENCLAVE: _decrypts(named, subject, [{}]),
-        Attack.NO_ATTESTATION: [Plan(steps=(_step(caller, "Decrypt", context),)) for caller in everyone for context in subject.contexts],
+        Attack.RIGHT_ENCLAVE: _decrypts(known, subject, [{}]),
+        Attack.NO_ATTESTATION: [Plan(steps=(step(caller, "Decrypt", target),)) for caller in everyone for target in subject.targets],
         **{attack: _wrong(everyone, subject, index) for attack, index in WRONG_PCR.items()},
-        Attack.DEBUG: _decrypts(everyone, subject, [zeros]),
+        Attack.DEBUG: _decrypts(everyone, subject, [_zeros(subject)]),
         Attack.STALE: _decrypts(everyone, subject, [{}], Guard.STALE),
         Attack.REPLAY: _decrypts(everyone, subject, [{}], Guard.SEALED),
         Attack.OTHER_OWNER: _other_owner(everyone, subject),
         Attack.OTHER_MODEL: [
-            Plan(steps=(_step(caller, "Decrypt", {**context, "cloister-model": "another"}, subject.enclaves[0]),), guard=Guard.CIPHERTEXT)
+            Plan(steps=(step(caller, "Decrypt", {**context, "cloister-model": "another"}, subject.enclaves[0]),), guard=Guard.CIPHERTEXT)
             for caller in everyone
         ],
         Attack.OLD_EPOCH: _old_epoch(everyone, subject),
-        Attack.STRANGER: _decrypts((cast.stranger,), subject, [{}]),
+        Attack.STRANGER: _decrypts(cast.strangers, subject, [{}]),
         Attack.ROOT_USER: _insider(cast.root, cast, subject),
         Attack.IAM_ADMIN: _insider(cast.iam_admin, cast, subject),
-        Attack.GRANT_HOLDER: _grant_holders(cast, subject, metadata),
-        Attack.PUT_KEY_POLICY: _put((*untrusted, cast.ci)),
-        Attack.RE_ENCRYPT: _re_encrypts(everyone, subject),
+        Attack.GRANT_HOLDER: _grant_holders(everyone, cast, subject, metadata),
+        Attack.PUT_KEY_POLICY: _put((*(caller for caller in (*cast.callers, cast.ci) if caller not in trusted),)),
+        Attack.RE_ENCRYPT: re_encrypts(everyone, subject, subject.targets),
         Attack.REPLICA: _replicas(everyone, metadata),
         Attack.DATA_KEY: [
-            Plan(steps=(_step(caller, action, context),))
-            for caller in (*everyone, *insiders)
-            for action in ("GenerateDataKey", "GenerateDataKeyPair")
+            Plan(steps=(step(caller, action, context),)) for caller in everyone for action in ("GenerateDataKey", "GenerateDataKeyPair")
         ],
     }
     return {attack: rows[attack] for attack in Attack}

@@ -1,13 +1,15 @@
 """The attack matrix read backwards: for every attack that got the key, the statement that let it, and what to write instead.
 
 There is no second opinion here: a finding with an attack stands for a row of the matrix that released the key, and the
-other way round. Two findings have no attack: the right enclave is locked out, or something is beyond the model.
+other way round. Findings without an attack: the right enclave is locked out, something is beyond the model, or the key is
+not one that a policy can hold.
 """
 
 from dataclasses import dataclass
 import re
 
 from owner.key_policy_attack import WRONG_PCR, Attack, Plan, Step
+from owner.key_policy_circumstance import FREE
 from owner.key_policy_matrix import Matrix, Row, Verdict
 from owner.key_policy_subject import EPOCH, IMAGE, OWNER, PCR_PREFIX
 from owner.policy import KEY_POLICY, Because, Decision
@@ -85,8 +87,9 @@ def _short(pcrs: str) -> str:
 
 def words(step: Step) -> str:
     """One call in words."""
+    arranged = "".join(f", {key} {value[0]}" for key, value in sorted(step.keys.items()) if key in FREE)
     if step.action not in ("kms:Decrypt", "kms:GenerateDataKey", "kms:GenerateDataKeyPair"):
-        return f"{step.caller.name} calls {step.action}"
+        return f"{step.caller.name} calls {step.action}{arranged}"
     evidence = (
         "without attestation"
         if step.pcrs is None
@@ -96,7 +99,7 @@ def words(step: Step) -> str:
     context = "".join(
         f" {name}={_short(value)}" for name, value in sorted(step.context.items()) if name in ("cloister-owner", "cloister-epoch")
     )
-    return f"{step.caller.name} calls {step.action}{by} {evidence}, context{context}"
+    return f"{step.caller.name} calls {step.action}{by} {evidence}, context{context}{arranged}"
 
 
 def _how(plan: Plan | None) -> tuple[str, ...]:
@@ -180,7 +183,9 @@ def lint(policy: Policy, matrix: Matrix) -> tuple[Finding, ...]:
                 findings.append(_locked_out(row))
         elif row.verdict is Verdict.RELEASED:
             findings.append(_finding(policy, row))
-    return tuple(findings)
+    return tuple(findings) + tuple(
+        Finding(attack=None, statement=flaw.where, text=flaw.text, how=(), unheld=(), fix=flaw.fix) for flaw in matrix.flaws
+    )
 
 
 def _never_match(policy: Policy) -> list[str]:

@@ -1,16 +1,19 @@
 """Who gets the key: every attack run through the policy engine, before anything is deployed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from owner.key_policy_attack import Attack, Guard, Plan, Step, plans
-from owner.key_policy_cast import Caller, Cast, cast, decrypting_arns, named_arns, owner_account
+from owner.key_policy_cast import Caller, Cast, caller_of, cast, decrypting_arns, named_principals, owner_account, partition
+from owner.key_policy_circumstance import Circumstance, circumstances
+from owner.key_policy_flaw import Flaw
+from owner.key_policy_grant import holdings
 from owner.key_policy_metadata import Metadata
 from owner.key_policy_subject import IMAGE, PCR_PREFIX, Expected, Subject, subject
-from owner.policy import Decision, Grant, Outcome, Request, decide
+from owner.policy import Decision, Grant, Outcome, Request, decide, narrowed
 from owner.policy_document import Policy
-from owner.policy_principal import principal_from_arn
+from owner.policy_principal import Principal, principal_from_arn
 
 _NOBODYS_ACCOUNT = "000000000000"
 KEY_ID = "key/00000000-0000-0000-0000-000000000000"
@@ -38,13 +41,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """All rows, what was assumed right, who the administrator is taken to be, and what could not be checked."""
+    """All rows, what was assumed right, who the administrator is taken to be, other faults, and what could not be checked."""
 
     rows: tuple[Row, ...]
     subject: Subject
     cast: Cast
     administrator: str | None
     unchecked: tuple[str, ...]
+    flaws: tuple[Flaw, ...] = ()
 
     @property
     def released(self) -> frozenset[Attack]:
@@ -59,7 +63,8 @@ class Matrix:
     @property
     def sound(self) -> bool:
         """The right enclave is admitted, nobody else is, and nothing was beyond the model."""
-        return self.admitted and not self.released and all(row.verdict is not Verdict.NOT_MODELLED for row in self.rows)
+        judged = all(row.verdict is not Verdict.NOT_MODELLED for row in self.rows)
+        return self.admitted and judged and not self.released and not self.flaws
 
 
 def request(step: Step, arn: str, multi_region: bool | None) -> Request:
@@ -81,18 +86,39 @@ def request(step: Step, arn: str, multi_region: bool | None) -> Request:
 
 
 def _grant(step: Step) -> Grant:
-    return Grant(id="made", grantee=step.caller.principal.source_arn, operations=frozenset(("Decrypt",)))
+    return Grant(id="made", grantee=step.caller.principal.source_arn, operations=frozenset((step.action.removeprefix("kms:"),)))
 
 
-def _run(plan: Plan, policy: Policy, arn: str, metadata: Metadata) -> tuple[Decision, ...]:
-    """The decisions up to the first that does not allow."""
-    decisions: list[Decision] = []
-    for step in plan.steps:
-        grants = (metadata.grants or ()) + ((_grant(step),) if step.granted else ())
-        decisions.append(decide(policy, request(step, arn, metadata.multi_region), grants=grants))
-        if not decisions[-1].allowed:
-            break
-    return tuple(decisions)
+class _Bench:
+    """One policy on one key, asked again and again: it remembers which statements mean whom."""
+
+    def __init__(self, policy: Policy, arn: str, metadata: Metadata) -> None:
+        self._policy, self._arn, self._metadata = policy, arn, metadata
+        self._narrowed: dict[tuple[Principal, str], Policy] = {}
+
+    def decide(self, step: Step) -> Decision:
+        """One step."""
+        key = (step.caller.principal, step.action)
+        if key not in self._narrowed:
+            self._narrowed[key] = narrowed(self._policy, *key)
+        grants = (self._metadata.grants or ()) + ((_grant(step),) if step.granted else ())
+        return decide(self._narrowed[key], request(step, self._arn, self._metadata.multi_region), grants=grants)
+
+    def run(self, plan: Plan) -> tuple[Decision, ...]:
+        """The decisions up to the first that does not allow."""
+        decisions: list[Decision] = []
+        for step in plan.steps:
+            decisions.append(self.decide(step))
+            if not decisions[-1].allowed:
+                break
+        return tuple(decisions)
+
+
+def _under(plan: Plan, circumstance: Circumstance) -> Plan:
+    """The same plan, with condition keys that the caller arranges."""
+    if not circumstance:
+        return plan
+    return replace(plan, steps=tuple(replace(step, keys={**step.keys, **circumstance}) for step in plan.steps))
 
 
 def _refusal(plan: Plan, decisions: tuple[Decision, ...]) -> str:
@@ -111,11 +137,11 @@ def _rank(decisions: tuple[Decision, ...]) -> int:
     return 0 if last is Outcome.ALLOWED else 1 if last is Outcome.EXPLICIT_DENY else 2
 
 
-def _row(attack: Attack, tried: list[Plan], policy: Policy, arn: str, metadata: Metadata) -> Row:
+def _row(attack: Attack, tried: list[Plan], bench: _Bench) -> Row:
     """A released plan decides the row; then one beyond the model; then one from an unchecked start; else the most telling refusal."""
     best: dict[Verdict, Row] = {}
     for plan in tried:
-        decisions = _run(plan, policy, arn, metadata)
+        decisions = bench.run(plan)
         allowed = all(decision.allowed for decision in decisions)
         if allowed and plan.guard is Guard.NONE:
             verdict = Verdict.NOT_CHECKED if plan.supposed else Verdict.RELEASED
@@ -143,25 +169,25 @@ def _may(policy: Policy, caller: Caller, action: str, arn: str, enclave: Mapping
 def administrators(policy: Policy) -> tuple[str, ...]:
     """The named users and roles that the policy lets put a key policy, each in its own account."""
     found = []
-    for arn in named_arns(policy):
-        account = principal_from_arn(arn).account
-        caller = next(one for one in cast(policy, account).callers if one.name == arn)
-        if _may(policy, caller, "kms:PutKeyPolicy", f"arn:aws:kms:eu-central-1:{account}:{KEY_ID}", None, {}):
+    for arn, principal in named_principals(policy).items():
+        key = f"arn:{principal.partition}:kms:eu-central-1:{principal.account}:{KEY_ID}"
+        if _may(policy, caller_of(principal, arn), "kms:PutKeyPolicy", key, None, {}):
             found.append(arn)
     return tuple(found)
 
 
 def _user_accounts(policy: Policy, about: Subject) -> tuple[str, ...]:
     """The accounts of those whom a statement names, by their own ARN, as allowed to decrypt, and who may."""
-    players = cast(policy, _NOBODYS_ACCOUNT)
     arn = f"arn:aws:kms:eu-central-1:{_NOBODYS_ACCOUNT}:{KEY_ID}"
     users = decrypting_arns(policy)
     return tuple(
-        caller.principal.account
-        for caller in players.callers
-        if caller.name in users
+        principal.account
+        for name, principal in named_principals(policy).items()
+        if name in users
         and any(
-            _may(policy, caller, "kms:Decrypt", arn, enclave, context) for enclave in (*about.enclaves, None) for context in about.contexts
+            _may(policy, caller_of(principal, name), "kms:Decrypt", arn, enclave, context)
+            for enclave in (*about.enclaves, None)
+            for context in about.contexts
         )
     )
 
@@ -182,23 +208,17 @@ def matrix(
     about, candidates = subject(policy, expected), administrators(policy)
     users = _user_accounts(policy, about)
     account = known.arn.split(":")[4] if known.arn else owner_account(policy, (administrator,) if administrator else candidates, users)
-    arn = known.arn or f"arn:aws:kms:eu-central-1:{account}:{KEY_ID}"
+    arn = known.arn or f"arn:{partition(policy)}:kms:eu-central-1:{account}:{KEY_ID}"
     players = cast(policy, account)
     trusted = administrator or _administrator(candidates, users)
-    trusted_callers = tuple(caller for caller in players.callers if caller.name == trusted)
-    holders = [caller for grant in known.grants or () for caller in _holder(grant)]
-    tried = plans(players, trusted_callers, about, known)
-    if holders:
-        context = about.contexts[0]
-        held = [Plan(steps=(Step(caller=holder, action="kms:Decrypt", context=context, keys={}),)) for holder in holders]
-        tried[Attack.GRANT_HOLDER] = held + tried[Attack.GRANT_HOLDER]
-    rows = tuple(_row(attack, attempts, policy, arn, known) for attack, attempts in tried.items())
-    return Matrix(rows=rows, subject=about, cast=players, administrator=trusted, unchecked=known.unchecked)
-
-
-def _holder(grant: Grant) -> tuple[Caller, ...]:
-    try:
-        principal = principal_from_arn(grant.grantee)
-    except ValueError:
-        return ()
-    return (Caller(principal=principal, name=f"{grant.grantee} (grant {grant.id})", identity=()),)
+    tried = plans(players, tuple(caller for caller in players.callers if caller.name == trusted), about, known)
+    held, strange = holdings(known.grants or (), players, about)
+    tried[Attack.GRANT_HOLDER] = held + tried[Attack.GRANT_HOLDER]
+    arranged, entangled = circumstances(policy)
+    bench = _Bench(policy, arn, known)
+    rows = []
+    for attack, attempts in tried.items():
+        under = arranged[:1] if attack is Attack.RIGHT_ENCLAVE else arranged
+        rows.append(_row(attack, [_under(plan, one) for one in under for plan in attempts], bench))
+    flaws = (*players.flaws, *about.flaws, *entangled, *strange, *known.flaws)
+    return Matrix(rows=tuple(rows), subject=about, cast=players, administrator=trusted, unchecked=known.unchecked, flaws=flaws)

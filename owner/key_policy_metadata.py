@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 import json
+import re
 
 from owner.errors import OwnerError
+from owner.key_policy_flaw import Flaw
 from owner.policy import Grant
 
 METADATA_MAX = 4 << 20
+ORIGIN = "AWS_KMS"
+_ARN = re.compile(r"arn:(aws|aws-cn|aws-us-gov):kms:[a-z0-9-]{1,40}:[0-9]{12}:key/[A-Za-z0-9-]{1,64}")
 
 
 class MalformedMetadataError(OwnerError):
@@ -29,6 +33,19 @@ class Metadata:
         """What is not known, in words."""
         described = () if self.multi_region is not None else ("multi-Region replicas and origin (DescribeKey)",)
         return described + (() if self.grants is not None else ("existing grants (ListGrants)",))
+
+    @property
+    def flaws(self) -> tuple[Flaw, ...]:
+        """Key material that others have, or hold: no policy guards it."""
+        if self.origin in (None, ORIGIN):
+            return ()
+        return (
+            Flaw(
+                where="the key",
+                text=f"the key's material is of origin {self.origin}: whoever imported or holds it decrypts without KMS and this policy",
+                fix=f"a key with material that KMS made and never gives out (origin {ORIGIN})",
+            ),
+        )
 
 
 def _texts(value: object) -> dict[str, str] | None:
@@ -59,13 +76,16 @@ def _described(value: Mapping[str, object]) -> dict[str, object]:
     replicas = configuration.get("ReplicaKeys") if isinstance(configuration, Mapping) else None
     arns = [str(item.get("Arn")) for item in replicas if isinstance(item, Mapping)] if isinstance(replicas, list) else []
     is_replica = isinstance(configuration, Mapping) and configuration.get("MultiRegionKeyType") == "REPLICA"
-    if not isinstance(value.get("Arn"), str) or not isinstance(value.get("MultiRegion"), bool):
-        raise MalformedMetadataError("KeyMetadata has Arn and MultiRegion")
+    arn, multi_region, origin = (value.get(name) for name in ("Arn", "MultiRegion", "Origin"))
+    if not isinstance(arn, str) or not isinstance(multi_region, bool) or not isinstance(origin, str):
+        raise MalformedMetadataError("KeyMetadata has Arn, MultiRegion and Origin")
+    if _ARN.fullmatch(arn) is None:
+        raise MalformedMetadataError("KeyMetadata's Arn is no KMS key's: arn:aws:kms:REGION:ACCOUNT:key/ID")
     return {
-        "arn": value["Arn"],
-        "multi_region": value["MultiRegion"],
+        "arn": arn,
+        "multi_region": multi_region,
         "replicas": tuple(arns) or (("primary",) if is_replica else ()),
-        "origin": str(value.get("Origin")),
+        "origin": origin,
     }
 
 

@@ -217,6 +217,32 @@ def full_context(request: Request) -> dict[str, tuple[str, ...]]:
     return context
 
 
+_OF_THE_CALLER = frozenset(
+    ("aws:principalarn", "aws:principalaccount", "kms:calleraccount", "aws:principaltype", "aws:principalisawsservice")
+)
+
+
+def seen(policy: Policy, caller: Principal, key_account: str) -> tuple[object, ...]:
+    """All that a key policy tells callers apart by: who are seen alike, with the same identity policies and grants, are decided alike."""
+    marks: list[object] = [caller.account == key_account, caller.kind is CallerKind.ROOT, caller.kind is CallerKind.SERVICE]
+    for statement in policy.statements:
+        match = _principal(statement, caller)
+        conditions = [one for one in statement.conditions if match is not _Match.NO and one.key.lower() in _OF_THE_CALLER]
+        marks.append((match, *(evaluate(one, caller.context, variables=policy.variables) for one in conditions)))
+    return tuple(marks)
+
+
+def allows(policy: Policy, caller: Principal) -> bool:
+    """Whether some Allow means this caller at all, whatever its conditions; if none does, only a grant lets it do anything."""
+    return any(one.effect is Effect.ALLOW and _principal(one, caller) is not _Match.NO for one in policy.statements)
+
+
+def narrowed(policy: Policy, caller: Principal, action: str) -> Policy:
+    """The policy without the statements that mean another caller or action: `decide` ends alike, and says less."""
+    meant = [one for one in policy.statements if _principal(one, caller) is not _Match.NO and matches_action(one.actions, action)]
+    return Policy(statements=tuple(meant), variables=policy.variables)
+
+
 def decide(policy: Policy, request: Request, *, grants: tuple[Grant, ...] = ()) -> Decision:
     """Decide one request against the key's policy, the caller's identity policies and the key's grants."""
     context = full_context(request)

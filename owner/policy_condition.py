@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from owner.patterns import Form, Pattern
 from owner.policy_document import Condition
 
 Context = Mapping[str, tuple[str, ...]]
@@ -94,6 +95,16 @@ def _operator(name: str) -> _Operator | None:
 def known_operator(name: str) -> bool:
     """Whether `evaluate` can judge this operator."""
     return _operator(name) is not None
+
+
+_FORMS = {"equals": Form.EXACT, "equals-ignore-case": Form.ANY_CASE, "bool": Form.ANY_CASE, "like": Form.GLOB, "arn": Form.ARN}
+
+
+def patterns(condition: Condition) -> tuple[Pattern, ...]:
+    """What the condition compares its key with; nothing for Null, and for an operator that `evaluate` cannot judge."""
+    operator = _operator(condition.operator)
+    form = _FORMS.get(operator.base) if operator else None
+    return tuple(Pattern(form=form, text=value) for value in condition.values) if form else ()
 
 
 def glob(pattern: str, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The caller of a request: root user, IAM user, role session or AWS service, with every name that a policy may use for it."""
+"""The caller of a request: root user, IAM user, federated user, role session or AWS service, with all its names in policies."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,13 +10,17 @@ class CallerKind(StrEnum):
 
     ROOT = "Account"
     USER = "User"
+    FEDERATED = "FederatedUser"
     ROLE = "AssumedRole"
     SERVICE = "Service"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """A caller. `name` is the user's or role's name with its path (`ops/Admin`), empty for root; a role has a session name."""
+    """A caller. `name` is the user's or role's name with its path (`ops/Admin`), empty for root; a role has a session name.
+
+    A federated user is a session of sts:GetFederationToken, by the name given there.
+    """
 
     kind: CallerKind
     account: str
@@ -39,6 +43,8 @@ class Principal:
                 return f"arn:{self.partition}:iam::{self.account}:root"
             case CallerKind.USER:
                 return f"arn:{self.partition}:iam::{self.account}:user/{self.name}"
+            case CallerKind.FEDERATED:
+                return f"arn:{self.partition}:sts::{self.account}:federated-user/{self.name}"
             case CallerKind.ROLE:
                 return f"arn:{self.partition}:iam::{self.account}:role/{self.name}"
             case CallerKind.SERVICE:
@@ -63,7 +69,7 @@ class Principal:
 
 _ARN = re.compile(
     r"arn:(?P<partition>aws|aws-cn|aws-us-gov):(?:iam::(?P<iam>[0-9]{12}):(?P<what>root|user/(?P<user>[\x21-\x7e]+)|role/(?P<role>[\x21-\x7e]+))"
-    r"|sts::(?P<sts>[0-9]{12}):assumed-role/(?P<assumed>[^/]+)/(?P<session>[^/]+))"
+    r"|sts::(?P<sts>[0-9]{12}):(?:assumed-role/(?P<assumed>[^/]+)/(?P<session>[^/]+)|federated-user/(?P<federated>[^/]+)))"
 )
 
 
@@ -71,10 +77,12 @@ def principal_from_arn(arn: str, *, session: str = "session") -> Principal:
     """The caller that an ARN names; a role's ARN becomes a session of it. Raises: ValueError."""
     match = _ARN.fullmatch(arn)
     if match is None:
-        raise ValueError("not the ARN of a root user, user, role or role session")
+        raise ValueError("not the ARN of a root user, user, federated user, role or role session")
     account, partition = match["iam"] or match["sts"], match["partition"]
     if match["assumed"]:
         return Principal(kind=CallerKind.ROLE, account=account, name=match["assumed"], session=match["session"], partition=partition)
+    if match["federated"]:
+        return Principal(kind=CallerKind.FEDERATED, account=account, name=match["federated"], partition=partition)
     if match["role"]:
         return Principal(kind=CallerKind.ROLE, account=account, name=match["role"], session=session, partition=partition)
     if match["user"]:

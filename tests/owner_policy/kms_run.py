@@ -29,8 +29,6 @@ PUT = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"kms:PutK
 OPEN_POLICY = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*"}]}'
 # Rows in which the document is the right enclave's own, so that the answer is sealed to its key, not to the attacker's.
 GENUINE = (Attack.RIGHT_ENCLAVE, Attack.STALE, Attack.REPLAY, Attack.OLD_EPOCH, Attack.STRANGER)
-# Rows in which the attacker holds a data key that was wrapped under the context that he asks with.
-OTHER_BLOB = (Attack.OTHER_OWNER, Attack.OLD_EPOCH)
 
 
 class Lab:
@@ -63,7 +61,8 @@ class Lab:
         self._kms.keys.put(self._key)
         if plan.supposed:
             step = plan.steps[-1]
-            grant = Grant(id="a" * 64, grantee=step.caller.principal.source_arn, operations=frozenset(("Decrypt",)))
+            operations = frozenset((step.action.removeprefix("kms:"),))
+            grant = Grant(id="a" * 64, grantee=step.caller.principal.source_arn, operations=operations)
             self._kms.keys.put(replace(self._key, grants=(StoredGrant(grant=grant, created=0.0, issuing_account=self._cast.account),)))
         return all(self._call(attack, step) for step in plan.steps)
 
@@ -83,7 +82,8 @@ class Lab:
                     attack, self._sent(step, "Decrypt", self._decrypt_members(attack, step))[1]
                 )
             case "CreateGrant":
-                return self._sent(step, operation, {"GranteePrincipal": step.keys["kms:granteeprincipal"][0], "Operations": ["Decrypt"]})[0]
+                grant = {"GranteePrincipal": step.keys["kms:granteeprincipal"][0], "Operations": list(step.keys["kms:grantoperations"])}
+                return self._sent(step, operation, grant)[0]
             case "GenerateDataKey":
                 answered, answer = self._sent(step, operation, {"KeySpec": "AES_256", "EncryptionContext": dict(step.context)})
                 return answered and "Plaintext" in answer
@@ -97,8 +97,7 @@ class Lab:
                 raise NotImplementedError(operation)
 
     def _decrypt_members(self, attack: Attack, step: Step) -> dict[str, Any]:
-        other = attack in OTHER_BLOB or (attack is Attack.RE_ENCRYPT and step.pcrs is not None)
-        blob = encrypt(self._key, DATA_KEY, dict(step.context)) if other else self._blob
+        blob = self._blob if attack is Attack.OTHER_MODEL else encrypt(self._key, DATA_KEY, dict(step.context or self._context))
         members: dict[str, Any] = {"CiphertextBlob": blob, "EncryptionContext": dict(step.context or self._context)}
         if step.pcrs is not None:
             document = self._document(attack, step)
