@@ -1,7 +1,8 @@
 #!/bin/sh
 # The image's base: Python and what it links to, from Debian trixie, exactly as base.lock says. `base.sh DIRECTORY [update]`
 # leaves DIRECTORY/root; with `update` it writes base.lock anew instead of comparing. With BASE_MOVED=accept a base that Debian
-# has moved on is used all the same, and said so: for testing, where the PCRs of a release do not matter.
+# has moved on is used all the same, and said so: for testing, where the PCRs of a release do not matter. DIRECTORY/moved says how
+# the base differs from base.lock; empty where it does not.
 set -eu
 here=$(cd "$(dirname "$0")/../.." && pwd)
 lock=$here/base.lock
@@ -10,11 +11,13 @@ stamp=$(cat "$here/deploy/image/base.sh" "$here/deploy/debs.sh" "$lock" 2>/dev/n
 if [ "${2:-}" != update ] && [ "$(cat "$1/stamp" 2>/dev/null)" = "$stamp" ]; then
     exit 0
 fi
+rm -f "$1/stamp" # of another base, whose lock may come back
 # shellcheck disable=SC2086
 sh "$here/deploy/debs.sh" "$1" trixie $packages
 heading='# The Debian packages (trixie) whose files the image is taken from: name, version, SHA-256. Written by `make base-update`.'
 if [ "${2:-}" = update ]; then
     { echo "$heading"; cat "$1/packages"; } >"$lock"
+    : >"$1/moved"
 elif ! { echo "$heading"; cat "$1/packages"; } | diff -U0 "$lock" - >"$1/moved"; then
     echo "Debian has moved on from base.lock:" >&2
     grep '^[-+][^-+]' "$1/moved" >&2
