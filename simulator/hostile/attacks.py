@@ -1,6 +1,6 @@
 """The registry of attacks: who tries what, which check refuses it, and that it succeeds where that check is missing.
 
-`python -P -m simulator attack ID` runs one; `tests/hostile` runs all, each with its twin. An attack is entered here or it
+`python -P -m simulator attack ID` runs one and its twin; `tests/hostile` runs all. An attack is entered here or it
 does not count.
 """
 
@@ -8,7 +8,15 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 
-from simulator.hostile import artifact_attacks, document_attacks, evidence_attacks, manifest_attacks, model_attacks, session_attacks
+from simulator.hostile import (
+    artifact_attacks,
+    document_attacks,
+    evidence_attacks,
+    kms_attacks,
+    manifest_attacks,
+    model_attacks,
+    session_attacks,
+)
 from simulator.hostile.twins import Edit, Outcome, run_with
 
 
@@ -19,6 +27,7 @@ class Position(StrEnum):
     BETWEEN = "between caller and parent"
     PARENT = "parent"
     KMS = "KMS"
+    OWNER = "model owner"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +35,8 @@ class Attack:
     """One attack. `lie`: what the adversary pretends, for a person. `threat`: the row of docs/threat-model.md.
 
     `check`: the one check that refuses it, by name; `refused_by`: how the refusal shows; `twin`: the edits that take
-    exactly that check out. `without`: edits of both runs, which take out other locks that would refuse first.
+    exactly that check out. `without`: edits of both runs, which take out other locks that would refuse first, or a time
+    limit that would end the attack in the check's place.
     """
 
     id: str
@@ -56,6 +66,20 @@ _NO_TRANSCRIPT = (
         file="wire/handshake.py",
         old='return hashlib.sha384(b"cloister/1 th1\\0" + challenge_frame + evidence_frame).digest()',
         new='return hashlib.sha384(b"cloister/1 th1\\0").digest()',
+    ),
+)
+_NO_HANDSHAKE_LIMIT = (
+    Edit(
+        file="enclave/connection.py",
+        old="        self._timer = self._loop.call_later(HANDSHAKE_SECONDS, self._handshake_over)\n",
+        new="",
+    ),
+)
+_NO_INTAKE = (
+    Edit(
+        file="enclave/load.py",
+        old="    intake.judge(graph, intake=model.intake, weights=total - len(graph))\n",
+        new="",
     ),
 )
 _ONE_KEY_PAIR = (
@@ -354,7 +378,7 @@ _REGISTRY = (
         position=Position.BETWEEN,
         check="wire.seal: every session has a key pair of its own",
         refused_by="enclave: the opening does not open",
-        without=_NO_TRANSCRIPT,
+        without=_NO_TRANSCRIPT + _NO_HANDSHAKE_LIMIT,
         twin=_ONE_KEY_PAIR,
         run=session_attacks.replayed,
     ),
@@ -365,7 +389,7 @@ _REGISTRY = (
         position=Position.BETWEEN,
         check="wire.handshake: the opening is bound to challenge and evidence",
         refused_by="enclave: the opening does not open",
-        without=_ONE_KEY_PAIR,
+        without=_ONE_KEY_PAIR + _NO_HANDSHAKE_LIMIT,
         twin=_NO_TRANSCRIPT,
         run=session_attacks.replayed,
     ),
@@ -376,7 +400,7 @@ _REGISTRY = (
         position=Position.PARENT,
         check="wire.seal: every session has a key pair of its own",
         refused_by="enclave: the opening does not open",
-        without=_NO_TRANSCRIPT,
+        without=_NO_TRANSCRIPT + _NO_HANDSHAKE_LIMIT,
         twin=_ONE_KEY_PAIR,
         run=session_attacks.cross_wired,
     ),
@@ -390,6 +414,27 @@ _REGISTRY = (
         without=(_NO_BINDING, Edit(file="attestation/appraise.py", old="    yield _nonce(nonce, claims.nonce)\n", new="")),
         twin=(Edit(file="attestation/appraise.py", old="    if claims.public_key is not None:\n", new="    if False:\n"),),
         run=session_attacks.kms_evidence,
+    ),
+    Attack(
+        id="caller-evidence",
+        lie="evidence made for a caller is shown to KMS",
+        threat="T10",
+        position=Position.PARENT,
+        check="simulator.kms.recipient, as AWS says of KMS: a Recipient's document holds an RSA-2048 public key",
+        refused_by="KMS: ValidationException, the attestation document holds no RSA-2048 public key",
+        twin=(
+            Edit(
+                file="simulator/kms/recipient.py",
+                old="public_key=_rsa(claims.public_key))",
+                new="public_key=_rsa(claims.public_key) if claims.public_key else None)",
+            ),
+            Edit(
+                file="simulator/kms/operations.py",
+                old="    if call.recipient is None:\n",
+                new="    if call.recipient is None or call.recipient.public_key is None:\n",
+            ),
+        ),
+        run=kms_attacks.caller_evidence,
     ),
     Attack(
         id="simulated-root",
@@ -515,6 +560,57 @@ _REGISTRY = (
         refused_by="caller: withdrawals-expired",
         twin=(Edit(file="attestation/appraise.py", old="    if now.timestamp() > withdrawals.not_after:\n", new="    if False:\n"),),
         run=document_attacks.withheld_withdrawals,
+    ),
+    Attack(
+        id="unchecked-operator",
+        lie="a model that nobody checked has an operator of its own library",
+        threat="T14",
+        position=Position.OWNER,
+        check="enclave.load: the opened graph is judged by enclave.intake before ONNX Runtime gets it",
+        refused_by="enclave: MODEL_REFUSED",
+        twin=_NO_INTAKE,
+        run=model_attacks.unchecked_operator,
+    ),
+    Attack(
+        id="unchecked-nodes",
+        lie="a model that nobody checked has more nodes than its manifest allows",
+        threat="T14",
+        position=Position.OWNER,
+        check="enclave.load: the opened graph is judged by enclave.intake before ONNX Runtime gets it",
+        refused_by="enclave: MODEL_REFUSED",
+        twin=_NO_INTAKE,
+        run=model_attacks.unchecked_nodes,
+    ),
+    Attack(
+        id="unchecked-elements",
+        lie="a model that nobody checked unfolds to more elements than its manifest allows",
+        threat="T14",
+        position=Position.OWNER,
+        check="enclave.load: the opened graph is judged by enclave.intake before ONNX Runtime gets it",
+        refused_by="enclave: MODEL_REFUSED",
+        twin=_NO_INTAKE,
+        run=model_attacks.unchecked_elements,
+    ),
+    Attack(
+        id="unchecked-file",
+        lie="a model that nobody checked has its weights in a file of the enclave",
+        threat="T14",
+        position=Position.OWNER,
+        check="enclave.load: the opened graph is judged by enclave.intake before ONNX Runtime gets it",
+        refused_by="enclave: MODEL_REFUSED",
+        twin=_NO_INTAKE,
+        run=model_attacks.unchecked_file,
+    ),
+    Attack(
+        id="unchecked-bytes",
+        lie="a model that nobody checked is larger than its manifest allows: is memory given for it?",
+        threat="T14",
+        position=Position.OWNER,
+        check="enclave.load: the parts' lengths are within the manifest's intake, before anything is opened",
+        refused_by="enclave: MODEL_REFUSED",
+        without=_NO_INTAKE,
+        twin=(Edit(file="enclave/load.py", old="    if total > model.intake.max_bytes:\n", new="    if False:\n"),),
+        run=model_attacks.unchecked_bytes,
     ),
 )
 

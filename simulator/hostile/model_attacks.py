@@ -1,4 +1,4 @@
-"""Lies about the model: another model and data key in place of the owner's."""
+"""Lies about the model: another model and data key in place of the owner's, and one that an owner's tools should have refused."""
 
 import asyncio
 from contextlib import closing
@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from cloister.api import connect
 from owner import onnx_file, seal
+from owner.weights import Split
 from simulator.hostile.forging_kms import FORGED
-from simulator.hostile.small import INPUT, MODEL, OUTPUT, canary, prepared, shift_model
+from simulator.hostile.manifest_attacks import try_boot
+from simulator.hostile.small import INPUT, MODEL, OUTPUT, VERSION, WIDTH, canary, prepared, shift_model
 from simulator.hostile.twins import Outcome
+from simulator.owner import SEALER
 from simulator.world import World, WorldError
 from wire import artifact
+from wire.manifest import Intake, Model
 
 OURS, THEIRS = 1.0, 1000.0
 
@@ -70,3 +75,72 @@ async def swapped_model_and_key(world: World | None = None) -> Outcome:
         async with await connect(stage.endpoint, values, identity=stage.owner.identity(), roots=stage.roots) as client:
             answer = await client.infer(MODEL, {INPUT: data})
         return Outcome(succeeded=bool(np.allclose(answer.outputs[OUTPUT], data + np.float32(THEIRS))), refused_by=None)
+
+
+def _seal_unchecked(world: World, onnx: bytes, intake: Intake) -> None:
+    """Seal and publish the bytes as the owner's model with nobody looking at them, under the `shift` model's signature."""
+    owner, out, signature = world.owner, _Kept(), onnx_file.judge(shift_model(OURS), Path("/nonexistent"))
+    with closing(owner.client(SEALER)) as kms:
+        sealing = seal.sealing(kms, key_arn=owner.key_arn, owner_key=owner.public, model=MODEL, epoch=owner.epoch)
+        parts = seal.seal_split(Split(graph=onnx, weights=(), length=0), sealing, lambda _: out)
+    (world.feed / parts[0].artifact_sha256.hex()).write_bytes(out.content)
+    owner.models = (Model(id=MODEL, version=VERSION, parts=parts, inputs=signature.inputs, outputs=signature.outputs, intake=intake),)
+    owner.publish(owner.manifest())
+
+
+async def _unchecked(onnx: bytes, intake: Intake | None = None, *, loads: bool = True) -> Outcome:
+    """Boot on an unchecked model; success is that ONNX Runtime gets it, and loads it unless it finds the same fault itself."""
+    with closing(prepared(World.create())) as world:
+        _seal_unchecked(world, onnx, intake or Intake())
+        refused = await try_boot(world)
+        given = refused == (None if loads else "enclave: MODEL_LOAD")
+        return Outcome(succeeded=given, refused_by=None if given else refused)
+
+
+def _with_nodes(*nodes: NodeProto) -> ModelProto:
+    """The `shift` model with these nodes in front of its own."""
+    proto = ModelProto.FromString(shift_model(OURS))
+    own = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend([*nodes, *own])
+    return proto
+
+
+async def unchecked_operator() -> Outcome:
+    """A model with an operator of a library that the enclave has not."""
+    proto = _with_nodes(helper.make_node("Mine", [INPUT], ["mine"], domain="com.example"))
+    proto.opset_import.append(helper.make_opsetid("com.example", 1))
+    return await _unchecked(proto.SerializeToString(), loads=False)
+
+
+async def unchecked_nodes() -> Outcome:
+    """A model with more nodes than its manifest allows."""
+    proto = _with_nodes(*(helper.make_node("Identity", [INPUT], [f"i{at}"]) for at in range(8)))
+    return await _unchecked(proto.SerializeToString(), Intake(max_nodes=8))
+
+
+async def unchecked_elements() -> Outcome:
+    """A model with a function that, called often, unfolds to more elements than its manifest allows."""
+    table = helper.make_node("Constant", [], ["c"], value=helper.make_tensor("t", TensorProto.FLOAT, [WIDTH], [0.0] * WIDTH))
+    nodes = [table, helper.make_node("Add", ["a", "c"], ["b"])]
+    proto = _with_nodes(*(helper.make_node("wide", [INPUT], [f"w{at}"], domain="own") for at in range(8)))
+    proto.functions.append(helper.make_function("own", "wide", ["a"], ["b"], nodes, [helper.make_opsetid("", 17)]))
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    return await _unchecked(proto.SerializeToString(), Intake(max_elements=8 * WIDTH))
+
+
+async def unchecked_file() -> Outcome:
+    """A model whose weights are a file of the machine that loads it."""
+    proto = ModelProto.FromString(shift_model(OURS))
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "/proc/self/environ"), ("length", str(4 * WIDTH))):
+        tensor.external_data.add(key=key, value=value)
+    return await _unchecked(proto.SerializeToString(), loads=False)
+
+
+async def unchecked_bytes() -> Outcome:
+    """A model of more bytes than its manifest allows."""
+    onnx = shift_model(OURS)
+    return await _unchecked(onnx, Intake(max_bytes=len(onnx) - 1))

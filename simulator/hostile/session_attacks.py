@@ -17,7 +17,12 @@ from wire import handshake
 from wire.evidence import parse_evidence_body
 from wire.frame import FrameType
 
-ANSWER_SECONDS = 3.0
+WAIT_SECONDS = 60.0  # for an answer or an end; silence is neither
+CLOSED = "enclave: the opening does not open"  # it ends the session at once and says nothing
+
+
+class InconclusiveError(Exception):
+    """The enclave neither answered nor refused: nothing was shown."""
 
 
 async def _recorded(world: World, through: Path) -> list[bytes]:
@@ -45,20 +50,28 @@ async def _recorded(world: World, through: Path) -> list[bytes]:
     return sent
 
 
-async def _answered(path: str, challenge: bytes, rest: bytes) -> bool:
-    """Whether the appliance answers `rest`, sent after its evidence, with a record."""
+async def answered(path: str, challenge: bytes, rest: bytes, *, seconds: float = WAIT_SECONDS) -> Outcome:
+    """What comes of `rest`, sent after the appliance's evidence: a record, or the stream's end while others are served.
+
+    The registry's runs take out the enclave's time limit of the handshake, so that only the opening ends it.
+    Raises: InconclusiveError for silence.
+    """
     reader, writer = await asyncio.open_unix_connection(path)
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(seconds):
             writer.write(challenge)
             await read_frame(reader, FrameType.EVIDENCE)
             writer.write(rest)
-            await read_frame(reader, FrameType.RECORD)
-    except (OSError, EOFError, TimeoutError):
-        return False
+            try:
+                await read_frame(reader, FrameType.RECORD)
+            except (EOFError, ConnectionError):
+                await evidence_of(path, challenge)  # the enclave is still there, and so is the parent: it is this session that ended
+                return Outcome(succeeded=False, refused_by=CLOSED)
+    except (OSError, EOFError, TimeoutError) as error:
+        raise InconclusiveError(f"no answer and no refusal: {error!r}") from None
     finally:
         writer.close()
-    return True
+    return Outcome(succeeded=True, refused_by=None)
 
 
 async def replayed() -> Outcome:
@@ -66,8 +79,7 @@ async def replayed() -> Outcome:
     with closing(booted(prepared(World.create()))) as world:
         sent = b"".join(await _recorded(world, world.directory / "relay"))
         challenge, rest = sent[:38], sent[38:]
-        answered = await _answered(world.endpoint.removeprefix("unix:"), challenge, rest)
-        return Outcome(succeeded=answered, refused_by=None if answered else "enclave: the opening does not open")
+        return await answered(world.endpoint.removeprefix("unix:"), challenge, rest)
 
 
 async def cross_wired() -> Outcome:
@@ -77,28 +89,28 @@ async def cross_wired() -> Outcome:
         booted(world)
         second = world.endpoint.removeprefix("unix:")
         try:
-            answered = await _wire(world, first, second)
+            return await _wire(world, first, second)
         finally:
             if first_enclave is not None:
                 first_enclave.terminate()
             if first_parent is not None:
                 first_parent.stop()
-        return Outcome(succeeded=answered, refused_by=None if answered else "enclave: the opening does not open")
 
 
-async def _wire(world: World, first: str, second: str) -> bool:
-    """Challenge and evidence with the first enclave, everything after that with the second."""
-    answered = False
+async def _wire(world: World, first: str, second: str) -> Outcome:
+    """Challenge and evidence with the first enclave, everything after that with the second. Raises: InconclusiveError."""
+    outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal answered
-        with suppress(OSError, EOFError, TimeoutError):
+        try:
             challenge = await read_frame(reader, FrameType.CHALLENGE)
             one_reader, one_writer = await asyncio.open_unix_connection(first)
             one_writer.write(challenge)
             writer.write(await read_frame(one_reader, FrameType.EVIDENCE))
-            answered = await _answered(second, challenge, await read_frame(reader, FrameType.OPEN))
+            outcome.set_result(await answered(second, challenge, await read_frame(reader, FrameType.OPEN)))
             one_writer.close()
+        except (OSError, EOFError, InconclusiveError) as error:
+            outcome.set_exception(InconclusiveError(f"the session was not wired: {error!r}"))
         writer.close()
 
     path = world.directory / "cross"
@@ -107,7 +119,8 @@ async def _wire(world: World, first: str, second: str) -> bool:
         with suppress(CloisterError):
             client = await connect(f"unix:{path}", values, identity=world.owner.identity(), roots=world.roots)
             await client.close()
-    return answered
+        async with asyncio.timeout(2 * WAIT_SECONDS):
+            return await outcome
 
 
 async def kms_evidence() -> Outcome:

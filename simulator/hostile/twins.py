@@ -58,7 +58,7 @@ class Outcome:
 def run_in(tree: Path, attack: str) -> Outcome:
     """Run one attack in a process of its own with the code of `tree`. Raises: TwinError."""
     done = subprocess.run(
-        [sys.executable, "-P", "-B", "-m", "simulator", "attack", attack],
+        [sys.executable, "-P", "-B", "-m", "simulator", "attack", attack, "--here"],
         env={**os.environ, "PYTHONPATH": str(tree)},
         cwd=memory_folder(),
         stdin=subprocess.DEVNULL,
