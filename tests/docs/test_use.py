@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 import re
 
-from cloister.sidecar import metrics
+from cloister.sidecar import grpc_door, http_door, metrics, room, serve
 from cloister.sidecar.config import Config, parse_config
 from cloister.sidecar.routes import route
 
@@ -31,6 +31,17 @@ def test_the_metrics_are_the_codes() -> None:
     """Names of the table, and no other; the operations are those that are counted."""
     assert set(re.findall(r"^\| `(cloister_sidecar_\w+)` \|", TEXT, re.MULTILINE)) == set(metrics._HELP)
     assert f"({', '.join(metrics.OPERATIONS)})" in " ".join(TEXT.split())
+
+
+def test_the_bounds_are_the_codes() -> None:
+    """Each number of the paragraph, in its order."""
+    found = re.search(r"\*\*Bounds\.\*\*(.*?)\n\n", TEXT, re.DOTALL)
+    assert found is not None
+    held = [serve.BODIES_MAX, int(room.WAIT_SECONDS), room.FREE_BYTES >> 10]
+    http = [http_door.CONNECTIONS_MAX, int(http_door.REQUEST_SECONDS), int(http_door.IDLE_SECONDS)]
+    grpc = [grpc_door.CONNECTIONS_MAX, grpc_door.STREAMS_MAX, int(grpc_door.REQUEST_SECONDS), int(grpc_door.IDLE_SECONDS)]
+    assert [int(number) for number in re.findall(r"\b\d+\b", found[1])] == held + http + grpc
+    assert (http_door.WRITE_SECONDS, http_door.WRITE_BYTES, grpc_door.CALLS_MAX) == (75, 1 << 20, grpc_door.CONNECTIONS_MAX)
 
 
 def test_every_path_is_routed() -> None:
