@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+import gzip
 import http.client
 import json
 from pathlib import Path
@@ -158,6 +159,33 @@ def test_without_room_in_time_a_request_is_refused(tmp_path: Path, monkeypatch: 
     run(work())
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(gzip.compress(b"x")) + gzip.compress(b"x"),
+    ],
+    ids=["chunked", "compressed"],
+)
+def test_a_body_takes_what_it_is_once_that_is_known(tmp_path: Path, sent: bytes) -> None:
+    """While a small request is answered it takes no room for the large one that it might have been."""
+    free = []
+
+    async def work() -> None:
+        async def handler(request: HttpRequest) -> HttpAnswer:
+            free.append((bytes(request.body), door.room.claim(BODY_MAX)))
+            return HttpAnswer(pieces=(b"{}",))
+
+        async with serving(tmp_path, handler, size=BODY_MAX) as door:
+            reader, writer = await connected(tmp_path)
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\n" + sent)
+            await answer(reader)
+            writer.close()
+
+    run(work())
+    assert free == [(b"x", True)]
+
+
 def test_room_comes_back(tmp_path: Path) -> None:
     """Bodies that were answered, refused or cut leave no room taken."""
 
@@ -173,6 +201,8 @@ def test_room_comes_back(tmp_path: Path) -> None:
                     )
                     writer.write(chunked)
                     assert code(await answer(reader)) == (413, "request-too-large")
+                    assert door.room.claim(8 * BODY_MAX)  # before the client has closed
+                    door.room.give(8 * BODY_MAX)
                 else:
                     await asyncio.sleep(0.02)
                 writer.close()
@@ -330,6 +360,7 @@ def test_a_client_that_sends_all_of_a_large_body_reads_why_not(tmp_path: Path, c
 def test_what_follows_a_refusal_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that goes on sending after it was refused is cut."""
     monkeypatch.setattr(http_door, "LINGER_BYTES", 1 << 20)
+    monkeypatch.setattr(http_door, "LINGER_SECONDS", 1000)
 
     async def work() -> None:
         async with serving(tmp_path, body_max=1024):
