@@ -122,7 +122,7 @@ def test_credentials_at_hand_outlast_a_silent_metadata_service(caplog: pytest.Lo
     assert CANARY not in caplog.text
 
 
-@pytest.mark.parametrize("role", ["", "a/b"])
+@pytest.mark.parametrize("role", ["", " ", "a/b"])
 def test_an_instance_without_a_role_is_told(role: str) -> None:
     """No instance profile: an error that says so."""
 
@@ -158,15 +158,29 @@ def test_any_answer_is_credentials_or_our_error(text: str) -> None:
         _parse(text)
 
 
-@pytest.mark.parametrize(("status", "token", "answer"), [(500, "token", None), (200, "a\tb", None), (200, "token", "{\u00e9}")])
+@pytest.mark.parametrize(
+    ("status", "token", "answer"), [(500, "token", None), (404, "token", None), (200, "a\nb", None), (200, "token", "{\u00e9}")]
+)
 def test_other_answers_are_refused(status: int, token: str, answer: str | None) -> None:
     """An error status, a token that is no header's value, and bytes beyond ASCII are errors of ours, whatever else is good."""
 
     async def body() -> None:
         with metadata() as imds:
             imds.status, imds.token, imds.answer = status, token, answer or imds.answer
-            with pytest.raises(CredentialsError):
+            with pytest.raises(CredentialsError) as caught:
                 await ImdsSource(address=imds.address).fetch()
+            assert "no role" not in str(caught.value)
+
+    run(body())
+
+
+def test_the_services_own_layout_is_read() -> None:
+    """Its document has many lines, whatever a token may not have."""
+
+    async def body() -> None:
+        with metadata() as imds:
+            imds.answer = json.dumps(ANSWER, indent=2)
+            assert CREDENTIALS == await ImdsSource(address=imds.address).fetch()
 
     run(body())
 

@@ -69,7 +69,7 @@ def test_an_enclave_of_another_kind_under_the_name_is_refused(tmp_path: Path, ch
         "echo nonsense",
         "echo '{}'",
         "echo '[]'",
-        "head -c 300000 /dev/zero",
+        f"head -c 300000 /dev/zero | tr '\\0' ' '; echo '{json.dumps(ENCLAVE)}'",
     ],
 )
 def test_a_failing_or_babbling_nitro_cli_is_an_error(tmp_path: Path, body: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import random
 import socket
 import struct
+from typing import Any
 
 import pytest
 
@@ -239,5 +240,57 @@ def test_idle_sessions_hold_no_buffer() -> None:
             caller.close()
             enclave.close()
             await pump
+
+    run(body())
+
+
+async def turns() -> None:
+    """Long enough for what lies in a local socket to be passed on."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_bytes_for_a_sink_that_is_gone_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a vanished caller can no longer take is read and dropped: nothing waits for it, and nothing of it is counted as passed on."""
+
+    async def body() -> None:
+        waited: list[object] = []
+        loop = asyncio.get_running_loop()
+        add_writer = loop.add_writer
+
+        def noted(stream: socket.socket, *rest: Any) -> None:
+            waited.append(stream)
+            add_writer(stream, *rest)
+
+        monkeypatch.setattr(loop, "add_writer", noted)
+        caller, enclave, pump = start()
+        await send(caller, b"question")
+        assert await receive(enclave, 8) == b"question"
+        caller.close()
+        assert await rest(enclave) == b""
+        await send(enclave, b"ten bytes.")
+        await turns()
+        await send(enclave, b"and some more")
+        await turns()
+        enclave.close()
+        assert await pump == Totals(to_far=8, to_near=10, ending=Ending.FAR_CLOSED)
+        assert waited == []
+
+    run(body())
+
+
+def test_a_caller_that_vanishes_while_bytes_wait_for_it_holds_nobody_up() -> None:
+    """The enclave's answer is taken to its end, though its caller went away with its buffers full."""
+
+    async def body() -> None:
+        caller, enclave, pump = start()
+        answering = asyncio.get_running_loop().create_task(send(enclave, bytes(8 << 20)))
+        await receive(caller, 1)
+        await turns()
+        assert not answering.done()
+        caller.close()
+        await answering
+        enclave.close()
+        assert (await pump).ending is Ending.FAR_CLOSED
 
     run(body())
