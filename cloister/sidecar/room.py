@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import deque
-import contextlib
 
 from cloister.sidecar.refusal import RefusedError
 from wire.errors import Code
@@ -40,10 +39,7 @@ class Room:
         except BaseException as error:
             if turn[1].done() and not turn[1].cancelled():
                 self.give(size)  # granted in the moment that the wait ended
-            else:
-                with contextlib.suppress(ValueError):
-                    self._turns.remove(turn)
-                self._grant()
+            self._grant()  # to those behind
             if isinstance(error, TimeoutError):
                 raise RefusedError(Code.BUSY) from None
             raise

@@ -18,7 +18,7 @@ def test_room_is_given_in_turn() -> None:
 
     async def work() -> None:
         one = Room(SIZE)
-        assert one.claim(SIZE - FREE_BYTES)
+        assert one.claim(SIZE - 2 * FREE_BYTES)
 
         async def wait(name: str, size: int) -> None:
             await one.take(size)
@@ -30,7 +30,7 @@ def test_room_is_given_in_turn() -> None:
             await asyncio.sleep(0)
         assert not one.claim(FREE_BYTES + 1)
         assert one.claim(FREE_BYTES)
-        one.give(SIZE - FREE_BYTES)
+        one.give(SIZE - 2 * FREE_BYTES)
         await tasks[0]
         assert served == ["large"]
         one.give(SIZE)
@@ -59,6 +59,23 @@ def test_who_stops_waiting_keeps_no_room(granted: bool) -> None:
             await second
         one.give(SIZE)
         assert one.claim(SIZE)
+
+    asyncio.run(work())
+
+
+def test_who_stops_waiting_holds_up_nobody() -> None:
+    """Behind a wait that ended the next has its turn, if there is room for it."""
+
+    async def work() -> None:
+        one = Room(SIZE)
+        assert one.claim(SIZE - 2 * FREE_BYTES)
+        first = asyncio.create_task(one.take(SIZE))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(one.take(2 * FREE_BYTES))
+        await asyncio.sleep(0)
+        first.cancel()
+        async with asyncio.timeout(10):
+            await second
 
     asyncio.run(work())
 
