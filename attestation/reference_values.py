@@ -1,11 +1,13 @@
 """Reference values as a JSON file, and the owner's signature on it (docs/verification.md, checks 801 to 804).
 
-The signature member is a COSE_Sign1 by the owner key whose payload is the canonical JSON of all other members: the file
-stays readable, and what is readable is what was signed.
+The signature member is a COSE_Sign1 by the owner key whose payload is the canonical JSON of all other members but
+`newer_withdrawn`: the file stays readable, and what is readable is what was signed. `newer_withdrawn` is a list of withdrawals
+that came after the file. It carries the owner's signature itself, so that whoever holds the file can take it in.
 """
 
 import base64
 import binascii
+from dataclasses import replace
 import json
 import re
 
@@ -16,10 +18,23 @@ from attestation.checks import Check
 from attestation.errors import MalformedReferenceValuesError
 from attestation.strict_json import Json
 from attestation.values import Measurement, ReferenceValues, pcr16_of, pcr17_of
+from attestation.withdrawn import SignedWithdrawals
 from wire import cose, keys
 from wire.errors import WireError
 
-__all__ = ["FORMAT", "Measurement", "ReferenceValues", "measurement_of", "open_signed", "parse", "pcr16_of", "pcr17_of", "render", "sign"]
+__all__ = [
+    "FORMAT",
+    "Measurement",
+    "ReferenceValues",
+    "measurement_of",
+    "open_signed",
+    "parse",
+    "pcr16_of",
+    "pcr17_of",
+    "render",
+    "sign",
+    "take_in",
+]
 
 FORMAT = "cloister-reference-values/1"
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
@@ -38,6 +53,7 @@ MEMBERS = (
     "accept_anyone",
     "withdrawn",
 )
+BESIDE = ("newer_withdrawn", "signature")  # what the signature does not cover
 
 
 def _fail(where: str, expected: str) -> MalformedReferenceValuesError:
@@ -185,16 +201,25 @@ def _open(data: bytes, *, signed: bool) -> ReferenceValues:
         value = strict_json.parse(data)
     except strict_json.MalformedJsonError as error:
         raise MalformedReferenceValuesError(Check.REFERENCE_VALUES, str(error)) from None
-    members = _object(value, MEMBERS, "the file", ("signature",))
+    members = _object(value, MEMBERS, "the file", BESIDE)
     if members["format"] != FORMAT:
         raise _fail("format", FORMAT)
-    signature = members.pop("signature", None)
+    followed = "newer_withdrawn" in members
+    newer, signature = (members.pop(name, None) for name in BESIDE)
     values = _values(members)
     if signature is not None:
         _check_signature(_base64(signature, "signature"), members, values.owner_key)
     elif signed:
         raise MalformedReferenceValuesError(Check.REFERENCE_VALUES_SIGNATURE, "there is no signature")
-    return values
+    return _joined(values, withdrawn.open_envelope(_base64(newer, "newer_withdrawn"))) if followed else values
+
+
+def _joined(values: ReferenceValues, listed: SignedWithdrawals) -> ReferenceValues:
+    """The values with the newer of their list and this one, which has to be the same owner's."""
+    if listed.withdrawals.owner_key != values.owner_key:
+        raise MalformedReferenceValuesError(Check.WITHDRAWALS_SIGNATURE, "signed by another key than the owner's")
+    held = values.withdrawn
+    return replace(values, withdrawn=listed if held is None or held.withdrawals.sequence <= listed.withdrawals.sequence else held)
 
 
 def parse(data: bytes) -> ReferenceValues:
@@ -234,3 +259,14 @@ def sign(values: ReferenceValues, owner: Ed25519PrivateKey) -> bytes:
     members = _members(values)
     envelope = cose.sign(strict_json.canonical(members), kid=values.owner_key, typ=cose.REFERENCE_VALUES, key=owner)
     return _file({**members, "signature": base64.b64encode(envelope).decode()})
+
+
+def take_in(data: bytes, listed: SignedWithdrawals) -> bytes:
+    """The file `data` with this list of withdrawals beside what its owner signed, whose signature stays as it was.
+
+    Raises: MalformedReferenceValuesError, also for another owner's list (806) and for one older than that held (807).
+    """
+    if _joined(parse(data), listed).withdrawn != listed:
+        raise MalformedReferenceValuesError(Check.WITHDRAWALS_SEQUENCE, f"list {listed.withdrawals.sequence}")
+    members = _object(strict_json.parse(data), MEMBERS, "the file", BESIDE)
+    return _file({**members, "newer_withdrawn": base64.b64encode(listed.envelope).decode()})

@@ -6,9 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from attestation import reference_values, strict_json, withdrawn
-from attestation.checks import Check
 from attestation.command import read
-from attestation.errors import MalformedReferenceValuesError
 from attestation.report_text import date
 from attestation.source import printable
 from attestation.values import MAX_AGE, Measurement, ReferenceValues, pcr16_of, pcr17_of
@@ -139,32 +137,19 @@ def _sign(args: argparse.Namespace, context: Context) -> None:
     context.show(f"signed {args.file}, sequence {values.sequence}", {"accepted": True, "answer": "signed", "sequence": values.sequence})
 
 
-def _newest(held: ReferenceValues, offered: withdrawn.SignedWithdrawals | None) -> withdrawn.SignedWithdrawals | None:
-    """The later of two lists: an older one never displaces the one held."""
-    if offered is None or (held.withdrawn is not None and held.withdrawn.withdrawals.sequence > offered.withdrawals.sequence):
-        return held.withdrawn
-    return offered
-
-
 def _update(args: argparse.Namespace, context: Context) -> None:
     held = reference_values.parse(read(args.file))
     if held.owner_key is None:
         raise UsageError(f"{args.file} names no owner key to believe a newer version by; make it anew")
     if args.newer is not None:
         data = read(args.newer)
-        values = reference_values.open_signed(data, owner_key=held.owner_key, after=held.sequence)
-        kept = _newest(held, values.withdrawn)
-        if kept != values.withdrawn:
-            values = replace(values, withdrawn=kept)
-            data = reference_values.render(values)
+        brought = reference_values.open_signed(data, owner_key=held.owner_key, after=held.sequence).withdrawn
+        kept = held.withdrawn
+        if kept is not None and (brought is None or brought.withdrawals.sequence < kept.withdrawals.sequence):
+            data = reference_values.take_in(data, kept)  # an older list never displaces the one held
     else:
-        listed = withdrawn.open_envelope(read(args.withdrawn))
-        if listed.withdrawals.owner_key != held.owner_key:
-            raise MalformedReferenceValuesError(Check.WITHDRAWALS_SIGNATURE, "signed by another key than the owner's")
-        if _newest(held, listed) != listed:
-            raise MalformedReferenceValuesError(Check.WITHDRAWALS_SEQUENCE, f"list {listed.withdrawals.sequence}")
-        values = replace(held, withdrawn=listed)
-        data = reference_values.render(values)
+        data = reference_values.take_in(read(args.file), withdrawn.open_envelope(read(args.withdrawn)))
+    values = reference_values.parse(data)
     write_whole(args.file, data)
     context.show(f"updated {args.file}\n{_text(values)}", {"accepted": True, "answer": "updated", "reference_values": _value(values)})
 

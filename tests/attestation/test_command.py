@@ -463,6 +463,21 @@ def test_withdrawals_reach_the_relying_party(run: Run, tmp_path: Path, evidence:
     assert "withdrawn" in run("reference-values", "show", held).out
 
 
+def test_following_a_withdrawal_keeps_the_owners_signature(run: Run, tmp_path: Path, evidence: Path) -> None:
+    """Signed values follow lists and versions in any order, are still the owner's for who pins its key, and refuse the image (T33)."""
+    held, newer, listed = tmp_path / "held.json", tmp_path / "newer.json", tmp_path / "withdrawn.cbor"
+    held.write_bytes(reference_values.sign(parties.VALUES, parties.OWNER))
+    newer.write_bytes(reference_values.sign(parties.values(sequence=parties.VALUES.sequence + 1), parties.OWNER))
+    listed.write_bytes(parties.withdrawals(Withdrawal(pcrs={0: parties.pcrs()[0]}, reason="leaked"), sequence=2).envelope)
+    appraise = ("attestation", "appraise", evidence, "--reference-values", held, "--nonce", NONCE)
+    assert run(*appraise).exit == 0
+    for source in (("--withdrawn", listed), ("--from", newer)):
+        assert run("reference-values", "update", held, *source).exit == 0
+        assert reference_values.open_signed(held.read_bytes(), owner_key=parties.OWNER_KEY).withdrawn is not None
+        assert run("reference-values", "show", held, "--json").json["signed"] is True
+        assert [item["reason"] for item in run(*appraise, "--json").json["mismatches"]] == ["withdrawn"]
+
+
 def test_a_newer_version_never_brings_an_older_list_back(run: Run, tmp_path: Path) -> None:
     """The list held survives an update whose own list is older."""
     held, newer = tmp_path / "held.json", tmp_path / "newer.json"

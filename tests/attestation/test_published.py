@@ -117,7 +117,8 @@ RV_SCHEMA = schema.load("reference-values.schema.json")
 
 def test_reference_values_are_of_the_published_schema() -> None:
     """Signed or not; and what the parser refuses for its form, the schema refuses."""
-    for data in (reference_values.render(parties.VALUES), reference_values.sign(parties.VALUES, parties.OWNER)):
+    signed = reference_values.sign(parties.VALUES, parties.OWNER)
+    for data in (reference_values.render(parties.VALUES), signed, reference_values.take_in(signed, parties.withdrawals())):
         assert schema.valid(json.loads(data), RV_SCHEMA)
     good = json.loads(reference_values.render(parties.VALUES))
     changes: list[dict[str, Any]] = [{"max_age": 301}, {"measurements": []}, {"pcr16": "00"}, {"sequence": True}, {"x": 1}]
@@ -126,7 +127,7 @@ def test_reference_values_are_of_the_published_schema() -> None:
         assert not schema.valid({**good, **change}, RV_SCHEMA)
         with pytest.raises(attestation.MalformedReferenceValuesError):
             reference_values.parse(json.dumps({**good, **change}).encode())
-    assert set(RV_SCHEMA["properties"]) == {*reference_values.MEMBERS, "signature"}
+    assert set(RV_SCHEMA["properties"]) == {*reference_values.MEMBERS, *reference_values.BESIDE}
 
 
 ANSWERS = schema.load("attestation-answers.schema.json")

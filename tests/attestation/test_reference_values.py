@@ -13,7 +13,7 @@ import pytest
 from attestation import reference_values, strict_json, withdrawn
 from attestation.checks import Check
 from attestation.errors import MalformedReferenceValuesError
-from attestation.reference_values import open_signed, parse, render, sign
+from attestation.reference_values import open_signed, parse, render, sign, take_in
 from attestation.values import ZERO, Measurement, ReferenceValues, pcr16_of
 from attestation.withdrawn import Withdrawal, Withdrawals
 from tests.attestation import parties
@@ -257,6 +257,37 @@ def test_an_update_is_signed_and_newer() -> None:
         with pytest.raises(MalformedReferenceValuesError) as caught:
             open_signed(data, owner_key=OWNER_KEY, after=after)
         assert caught.value.check == check
+
+
+def test_a_list_taken_in_leaves_the_signature() -> None:
+    """A list that came later stands beside what the owner signed; of the two the one with the higher sequence counts."""
+    signed = sign(replace(VALUES, withdrawn=parties.withdrawals(sequence=3)), OWNER)
+    taken = take_in(signed, parties.withdrawals(sequence=5))
+    opened = open_signed(taken, owner_key=OWNER_KEY)
+    assert opened == replace(VALUES, withdrawn=parties.withdrawals(sequence=5)) == parse(taken)
+    assert {k: v for k, v in json.loads(taken).items() if k != "newer_withdrawn"} == json.loads(signed)
+    assert parse(take_in(taken, parties.withdrawals(sequence=6))).withdrawn == parties.withdrawals(sequence=6)
+    older = {**json.loads(signed), "newer_withdrawn": base64.b64encode(parties.withdrawals(sequence=2).envelope).decode()}
+    assert parse(file(older)).withdrawn == parties.withdrawals(sequence=3)
+    assert refused(file({**json.loads(taken), "min_sequence": 1})) == Check.REFERENCE_VALUES_SIGNATURE
+
+
+def test_a_list_is_taken_in_from_the_owner_alone_and_never_an_older_one() -> None:
+    """Another owner's list is refused, in a file as on the way into it; so is one older than that held, on either place."""
+    signed = sign(replace(VALUES, withdrawn=parties.withdrawals(sequence=3)), OWNER)
+    foreign = parties.withdrawals(owner=parties.OTHER_OWNER, sequence=9)
+    for data, listed, check in (
+        (signed, foreign, Check.WITHDRAWALS_SIGNATURE),
+        (signed, parties.withdrawals(sequence=2), Check.WITHDRAWALS_SEQUENCE),
+        (take_in(signed, parties.withdrawals(sequence=5)), parties.withdrawals(sequence=4), Check.WITHDRAWALS_SEQUENCE),
+    ):
+        with pytest.raises(MalformedReferenceValuesError) as caught:
+            take_in(data, listed)
+        assert caught.value.check == check
+    inside = {**json.loads(signed), "newer_withdrawn": base64.b64encode(foreign.envelope).decode()}
+    assert refused(file(inside)) == Check.WITHDRAWALS_SIGNATURE
+    for value, check in ((None, Check.REFERENCE_VALUES), ("", Check.WITHDRAWALS), ("AAAA", Check.WITHDRAWALS)):
+        assert refused(file({**json.loads(signed), "newer_withdrawn": value})) == check
 
 
 def test_only_the_owner_signs() -> None:
