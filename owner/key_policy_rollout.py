@@ -73,7 +73,7 @@ def rollout(inputs: Inputs, values: ReferenceValues, new: Measurement) -> tuple[
         RolloutStep(
             title="give every caller reference values with the new set alone; if the old one was bad, withdraw it too",
             why="an old enclave that still runs, wherever, would still be believed",
-            check="cloister attestation verify of old evidence exits 1",
+            check="cloister attestation fetch ENDPOINT --reference-values FILE, asked of an old enclave that still runs, exits 1",
             reference_values=new_values,
         ),
     )

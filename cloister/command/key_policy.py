@@ -19,6 +19,7 @@ from owner.key_policy_metadata import parse as parse_metadata
 from owner.key_policy_rollout import RolloutStep, rollout
 from owner.key_policy_subject import Expected
 from owner.policy_document import Policy, parse
+from owner.policy_principal import principal_from_arn
 from wire.manifest import owner_hash
 
 FORMATS: dict[str, Callable[[key_policy.Inputs], str]] = {
@@ -89,6 +90,10 @@ def _expected(args: argparse.Namespace) -> Expected | None:
 
 
 def _judged(args: argparse.Namespace) -> tuple[Policy, Matrix]:
+    try:
+        principal_from_arn(args.admin or "arn:aws:iam::111122223333:root")
+    except ValueError as error:
+        raise UsageError(f"--admin {args.admin}: {error}") from None
     policy = _policy(args.policy)
     return policy, matrix(policy, metadata=_metadata(args.key_metadata), expected=_expected(args), administrator=args.admin)
 
@@ -151,10 +156,12 @@ def _simulate(args: argparse.Namespace, context: Context) -> Exit:
     _, judged = _judged(args)
     lines = [f"{'attack':<16} {'key':<12} by"]
     lines += [f"{row.attack.value:<16} {_verdict(row):<12} {_by(row)}" for row in judged.rows]
+    lines += [f"{flaw.where}: {flaw.text}" for flaw in judged.flaws]
     lines += [f"not checked: {item}" for item in judged.unchecked]
     lines.append(f"released: {len(judged.released)} of {len(judged.rows) - 1} attacks")
     rows = [{"attack": row.attack.value, "verdict": row.verdict.value, "by": _by(row), "what": TEXTS[row.attack]} for row in judged.rows]
-    value = {"accepted": judged.sound, "rows": rows, "not_checked": list(judged.unchecked), "assumed": _assumed(judged)}
+    flaws = [{"where": flaw.where, "text": flaw.text, "fix": flaw.fix} for flaw in judged.flaws]
+    value = {"accepted": judged.sound, "rows": rows, "flaws": flaws, "not_checked": list(judged.unchecked), "assumed": _assumed(judged)}
     context.show("\n".join(lines), value)
     return Exit.ACCEPTED if judged.sound else Exit.REJECTED
 

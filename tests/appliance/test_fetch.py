@@ -3,12 +3,14 @@
 from collections.abc import Callable
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 import pytest
 
 from attestation import reference_values
 from cloister.command.main import main
+from simulator.owner import ADMIN, PARENT, SEALER
 from simulator.world import World
 
 
@@ -55,6 +57,23 @@ def test_refused_evidence_is_kept_for_an_explanation(world: World, ask: Callable
     code, told = ask("explain", out, "--reference-values", other, "--nonce", refused["nonce"], "--html", page)
     assert (code, told["verdict"]) == (1, "REJECTED")
     assert "SIMULATED" in page.read_text()
+
+
+def test_the_last_step_of_a_roll_out_is_seen_as_it_says(
+    world: World, values: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The printed command accepts an old enclave with the values before the last step, and exits 1 with those that it gives out."""
+    new, steps = tmp_path / "new.json", tmp_path / "steps"
+    image = {f"pcr{index}": f"{index + 33:02x}" * 48 for index in (0, 1, 2)}
+    new.write_text(json.dumps({**json.loads(values.read_text()), "measurements": [image]}))
+    roles = ["--admin", ADMIN, "--sealer", SEALER, "--parent", PARENT, "--epoch", "1"]
+    rollout = ["key-policy", "rollout", "--reference-values", str(values), "--new", str(new), *roles]
+    assert main([*rollout, "--write", str(steps), "--json"]) == 0
+    *_, last = json.loads(capsys.readouterr().out)["steps"]
+    command = re.findall("cloister (attestation fetch ENDPOINT --reference-values FILE),.* exits 1$", last["check"])[0]
+    for file, status in (("1-reference-values.json", 0), ("6-reference-values.json", 1)):
+        arguments = command.replace("ENDPOINT", str(world.endpoint)).replace("FILE", str(steps / file)).split()
+        assert (file, main(arguments, world.roots)) == (file, status)
 
 
 def test_a_fetched_pack_is_checked_offline(world: World, ask: Callable[..., Any], values: Path, tmp_path: Path) -> None:

@@ -71,6 +71,26 @@ def test_lint_and_simulate_agree_in_status_and_attacks(case: Case, tmp_path: Pat
     assert status == (1 if case.name.endswith("_fail") else 0)
 
 
+@pytest.mark.parametrize("epoch", ["9" * 5000, "9" * 5000 + "*", "?" * 5000])
+def test_an_epoch_of_thousands_of_digits_is_judged(epoch: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It fits no manifest: the right enclave is refused, and that is what lint says."""
+    policy = (FOLDER / "generated.json").read_text().replace('cloister-epoch": "1"', f'cloister-epoch": "{epoch}"')
+    (tmp_path / "policy.json").write_text(policy)
+    status, linted = answer(capsys, "lint", str(tmp_path / "policy.json"))
+    assert (status, [finding["text"].partition(":")[0] for finding in linted["findings"]]) == (1, ["the right enclave is refused"])
+
+
+def test_what_is_wrong_with_the_key_is_said_by_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Imported material is a finding of lint and a line of simulate, and both exit 1."""
+    key = {"Arn": "arn:aws:kms:eu-central-1:111122223333:key/x", "MultiRegion": False, "Origin": "EXTERNAL"}
+    (tmp_path / "key.json").write_text(json.dumps({"KeyMetadata": key, "Grants": []}))
+    arguments = (str(FOLDER / "generated.json"), "--key-metadata", str(tmp_path / "key.json"))
+    for verb in ("lint", "simulate"):
+        status, text = run(capsys, verb, *arguments)
+        assert (status, "of origin EXTERNAL" in text) == (1, True)
+    assert answer(capsys, "simulate", *arguments)[1]["flaws"][0]["where"] == "the key"
+
+
 def test_lint_prints_attack_statement_and_fix(capsys: pytest.CaptureFixture[str]) -> None:
     """People see the attack, the statement, how it goes and what to write."""
     status, text = run(capsys, "lint", str(FOLDER / "no-pcr1_fail.json"))
@@ -125,7 +145,12 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         (["lint", "{}/broken.json"], 1),
         (["lint", "{}/bytes.json"], 1),
         (["lint", "{}/policy.json", "--key-metadata", "{}/broken.json"], 1),
+        (["lint", "{}/policy.json", "--key-metadata", "{}/arn.json"], 1),
+        (["simulate", "{}/policy.json", "--key-metadata", "{}/arn.json"], 1),
+        (["lint", "{}/policy.json", "--admin", "x"], 2),
+        (["simulate", "{}/policy.json", "--admin", "arn:aws:iam::111122223333:group/x"], 2),
         (["lint", "{}/policy.json", "--epoch", "1"], 2),
+        (["lint", "{}/policy.json", "--reference-values", "{}/values.json", "--epoch", "9" * 5000], 2),
         (["lint", "{}/policy.json", "--reference-values", "{}/values.json"], 2),
         (["lint", "{}/policy.json", "--reference-values", "{}/ownerless.json", "--epoch", "1"], 1),
         (["generate", "--reference-values", "{}/values.json", "--epoch", "0", *ROLES], 2),
@@ -141,6 +166,7 @@ def test_exit_status(arguments: list[str], status: int, values: str, tmp_path: P
     del values
     (tmp_path / "policy.json").write_text((FOLDER / "generated.json").read_text())
     (tmp_path / "broken.json").write_text("{}")
+    (tmp_path / "arn.json").write_text('{"KeyMetadata": {"Arn": "foo", "MultiRegion": false, "Origin": "AWS_KMS"}}')
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
     (tmp_path / "ownerless.json").write_bytes(render(ReferenceValues(measurements=(MEASUREMENT,), pcr16=VALUES.pcr16, min_sequence=1)))
     (tmp_path / "two.json").write_bytes(render(ReferenceValues(measurements=(MEASUREMENT, NEW), pcr16=VALUES.pcr16, min_sequence=1)))
