@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 import hashlib
-import os
 from pathlib import Path
 import re
+import secrets
 import sys
-import tempfile
 from typing import BinaryIO
 
 from rich.console import Console
@@ -103,9 +102,9 @@ def _files(folder: Path) -> Iterator[dict[str, Path]]:
 
 
 def _create(folder: Path, drafts: dict[str, Path], name: str) -> BinaryIO:
-    descriptor, path = tempfile.mkstemp(prefix=f".{name}-", dir=folder)
-    drafts[name] = Path(path)
-    return os.fdopen(descriptor, "wb")
+    """A new file as the umask has it: artifacts are ciphertext, and the parent that hands them out is another user."""
+    drafts[name] = folder / f".{name}-{secrets.token_hex(8)}"
+    return drafts[name].open("xb")
 
 
 def _model(args: argparse.Namespace, model: ModelFile, parts: tuple[Part, ...]) -> Model:

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 import shutil
+import stat
 import time
 from typing import Any
 
@@ -96,6 +97,17 @@ def test_seal_and_verify(shell: Shell) -> None:
     head = shell.run("model", "inspect", shell.path("sealed") / told["parts"]["weights"])
     assert head["context"]["cloister-model"] == "m"
     assert head["length"] == described["model"]["parts"][1]["length"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_artifacts_are_readable_as_the_umask_has_it(shell: Shell, umask: int, mode: int) -> None:
+    """Sealed parts and their description are ciphertext and public: a parent that runs as another user reads them."""
+    before = os.umask(umask)
+    try:
+        shell.seal()
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in shell.path("sealed").iterdir()} == {mode}
 
 
 def _flip(path: Path, at: int) -> None:
