@@ -188,7 +188,7 @@ def _start(serving: appliance_models.Serving, folder: Path) -> tuple[subprocess.
     (folder / "root").write_text(serving.world.roots[0].sha256.hex(), encoding="ascii")
     (folder / "token").write_text(token, encoding="ascii")
     (folder / "token").chmod(0o600)
-    (folder / "sidecar.toml").write_text(CONFIG.format(folder=folder), encoding="utf-8")
+    (folder / "sidecar.toml").write_text(CONFIG.format(endpoint='"unix:endpoint"'), encoding="utf-8")
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "simulator", "cloister", "sidecar", "--config", str(folder / "sidecar.toml")],
         stdout=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """The gRPC door: Triton's GRPCInferenceService on grpcio's own asyncio server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -14,7 +14,7 @@ from cloister.sidecar.access import Access
 from cloister.sidecar.appliance import Appliance
 from cloister.sidecar.http_service import HEALTH_SECONDS
 from cloister.sidecar.metrics import Metrics
-from cloister.sidecar.refusal import RefusedError, refusal_of
+from cloister.sidecar.refusal import Refusal, RefusedError, refusal_of
 from cloister.sidecar.room import Room
 from cloister.sidecar.routes import model_path
 from wire.errors import Code
@@ -43,6 +43,9 @@ class Sized(Protocol):
 
 class Context(Protocol):
     """What of grpcio's servicer context is used here."""
+
+    async def read(self) -> Any:
+        """The call's next message, EOF after the last one."""
 
     async def write(self, message: Any) -> None:
         """Send one answer of a stream."""
@@ -118,19 +121,20 @@ class GrpcService:
         try:
             self.door.access.check_token(authorization if isinstance(authorization, str) else None)
         except RefusedError as error:
-            return grpc.stream_unary_rpc_method_handler(self._refusing(error))
+            return grpc.stream_unary_rpc_method_handler(self._refusing(refusal_of(error)))
         return self._methods.get(details.method)
 
-    def _refusing(self, error: RefusedError) -> Callable[[Any, Context], Awaitable[None]]:
+    def _refusing(self, refusal: Refusal) -> Callable[[object, Context], Awaitable[None]]:
         async def answer(_: object, context: Context) -> None:
-            await self._abort("other", error, context)
+            self._metrics.answered("grpc", "other", refusal.name, 0.0, (0, 0))
+            await _end(refusal, context)
 
         return answer
 
-    async def _abort(self, operation: str, error: Exception, context: Context) -> NoReturn:
-        """End a call that was not begun."""
-        self._metrics.answered("grpc", operation, refusal_of(error).name, 0.0, (0, 0))
-        await _end(error, context)
+    def _not_begun(self, operation: str, error: Exception) -> Refusal:
+        refusal = refusal_of(error)
+        self._metrics.answered("grpc", operation, refusal.name, 0.0, (0, 0))
+        return refusal
 
     async def _counted(self, operation: str, call: Callable[[Q], Awaitable[S]], request: Q) -> S:
         loop = asyncio.get_running_loop()
@@ -148,53 +152,70 @@ class GrpcService:
             self._metrics.answered("grpc", operation, code, loop.time() - began, (asked, size))
         return answer
 
-    async def _received(self, requests: AsyncIterator[Q], seconds: float) -> tuple[Q, int] | None:
-        """The next message and the room taken for it, None after the last one. Raises: RefusedError, TimeoutError."""
-        async with asyncio.timeout(seconds):
-            try:
-                request = await anext(requests)
-            except StopAsyncIteration:
-                return None
+    async def _received(self, context: Context) -> tuple[Any, int] | None:
+        """The next message and the room taken for it, None after the last one. Raises: RefusedError.
+
+        Not from grpcio's iterator of requests: suspended, that keeps the last message until cycles are collected.
+        """
+        request = await context.read()
+        if request is aio.EOF:
+            return None
         size = request.ByteSize()
         await self.door.room.take(size)
         return request, size
 
-    def _unary(self, operation: str, call: Callable[[Any], Awaitable[Any]]) -> Callable[[AsyncIterator[Any], Context], Awaitable[Any]]:
-        async def answer(requests: AsyncIterator[Any], context: Context) -> Any:
-            try:
-                async with self.door.reading:
-                    found = await self._received(aiter(requests), REQUEST_SECONDS)
-                if found is None:
-                    raise RefusedError(Code.MALFORMED_HTTP)
-            except Exception as error:  # noqa: BLE001 - the table's text is all that leaves
-                await self._abort(operation, error, context)
-            request, size = found
-            try:
-                return await self._counted(operation, call, request)
-            except Exception as error:  # noqa: BLE001 - as above
-                await _end(error, context)
-            finally:
-                self.door.room.give(size)
+    def _unary(self, operation: str, call: Callable[[Any], Awaitable[Any]]) -> Callable[[object, Context], Awaitable[Any]]:
+        async def answer(_: object, context: Context) -> Any:
+            found = await self._answered(operation, call, context)
+            if isinstance(found, Refusal):
+                await _end(found, context)
+            return found
 
         return answer
 
-    async def _stream(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
+    async def _answered(self, operation: str, call: Callable[[Any], Awaitable[Any]], context: Context) -> Any:
+        """The answer to a call's message, or its refusal: a value, for grpcio keeps what it is given to raise, and the frames below."""
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS), self.door.reading:
+                found = await self._received(context)
+            if found is None:
+                raise RefusedError(Code.MALFORMED_HTTP)
+        except Exception as error:  # noqa: BLE001 - the table's text is all that leaves
+            return self._not_begun(operation, error)
+        request, size = found
+        try:
+            return await self._counted(operation, call, request)
+        except Exception as error:  # noqa: BLE001 - as above
+            return refusal_of(error)
+        finally:
+            self.door.room.give(size)
+
+    async def _stream(self, _: object, context: Context) -> None:
         """One answer per request, in order; an error is an answer and the stream goes on."""
         if self.door.streams.locked():
-            await self._abort("infer", RefusedError(Code.BUSY), context)
+            await _end(self._not_begun("infer", RefusedError(Code.BUSY)), context)
+        seconds = REQUEST_SECONDS
         async with self.door.streams:
-            messages, seconds = aiter(requests), REQUEST_SECONDS
             while True:
-                try:
-                    found = await self._received(messages, seconds)
-                except Exception as error:  # noqa: BLE001 - as above
-                    await self._abort("infer", error, context)
-                if found is None:
+                answer = await self._turn(context, seconds)
+                if isinstance(answer, Refusal):
+                    await _end(answer, context)
+                if answer is None:
                     return
+                await context.write(answer)
+                del answer  # nothing is kept while the stream is idle
                 seconds = IDLE_SECONDS
-                await context.write(await self._streamed(*found))
 
-    async def _streamed(self, request: pb.ModelInferRequest, size: int) -> pb.ModelStreamInferResponse:
+    async def _turn(self, context: Context, seconds: float) -> pb.ModelStreamInferResponse | Refusal | None:
+        """The answer to a stream's next message, which has `seconds` to come; a refusal ends the stream, None is its end."""
+        try:
+            async with asyncio.timeout(seconds):
+                found = await self._received(context)
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._not_begun("infer", error)
+        if found is None:
+            return None
+        request, size = found
         try:
             return pb.ModelStreamInferResponse(infer_response=await self._counted("infer", self._infer, request))
         except Exception as error:  # noqa: BLE001 - as above
@@ -241,9 +262,8 @@ class GrpcService:
         raise RefusedError(Code.NOT_IMPLEMENTED)
 
 
-async def _end(error: Exception, context: Context) -> NoReturn:
+async def _end(refusal: Refusal, context: Context) -> NoReturn:
     """End a call with its refusal."""
-    refusal = refusal_of(error)
     reasons = "".join(f" [check {reason['check']}]" for reason in refusal.reasons)
     await context.abort(_STATUS[refusal.grpc], refusal.text + reasons, ((CODE_METADATA, refusal.name),))
 
