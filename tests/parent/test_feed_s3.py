@@ -148,7 +148,7 @@ def test_a_range_is_served_before_the_whole_is_there(s3: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "fault", [None, ReadTimeoutError(endpoint_url="x"), ResponseStreamingError(error="broken"), ConnectionResetError()]
+    "fault", [None, ReadTimeoutError(endpoint_url="x"), ResponseStreamingError(error="broken"), ConnectionResetError(104, "reset")]
 )
 def test_a_broken_stream_goes_on_where_it_broke(s3: Any, tmp_path: Path, fault: Exception | None) -> None:
     """After a cut only the missing bytes are asked for again."""
