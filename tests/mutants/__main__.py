@@ -122,7 +122,18 @@ def measure(modules: dict[str, Path]) -> Coverage:
     for name, path in modules.items():
         contexts = read.contexts_by_lineno(str(path))
         lines[name] = {line: sorted({context for context in tests if context} - set(ran["failed"])) for line, tests in contexts.items()}
+    _check_found({test for found in lines.values() for tests in found.values() for test in tests}, environment)
     return Coverage(lines=lines, seconds=ran["seconds"])
+
+
+def _check_found(tests: set[str], environment: dict[str, str]) -> None:
+    """That pytest finds each test by its name, without any mutant."""
+    names = WORK / f"{os.getpid()}.tests"
+    names.write_text("\n".join(sorted(tests)), encoding="utf-8")
+    command = [sys.executable, "-P", "-m", "pytest", "--collect-only", "-q", f"@{names}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"pytest does not find the tests by their names:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def print_branches(modules: dict[str, Path], data: Path, config: Path) -> None:
@@ -192,13 +203,19 @@ def start(mutant: Mutant, path: Path, tests: list[str]) -> int:
     return process
 
 
+_FAILED = (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR)
+
+
 def _fate(status: int) -> str:
-    """What a child's end says. A failed test or import kills, and so does a loop until no CPU time is left; nothing else does."""
+    """What a child's end says. A failed test or import kills, and so does a loop until no CPU time is left; nothing else does.
+
+    That the tests were found is known (`_check_found`), so that finding none of them means that an import failed.
+    """
     if status == 0:
         return "survived"
     if os.WIFSIGNALED(status):
         return "killed" if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL) else "unjudged"
-    return "killed" if os.WEXITSTATUS(status) in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED) else "unjudged"
+    return "killed" if os.WEXITSTATUS(status) in _FAILED else "unjudged"
 
 
 def _quickest(tests: list[str], coverage: Coverage) -> list[str]:
