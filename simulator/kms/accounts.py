@@ -79,11 +79,11 @@ def issue(state: Path, arn: str, *, identity: Sequence[str] = (), expires: datet
     principal = principal_from_arn(arn)
     for text in identity:
         parse_identity(text)
-    role = principal.kind is CallerKind.ROLE
+    temporary = principal.kind in (CallerKind.ROLE, CallerKind.FEDERATED)
     access = Access(
-        access_key_id=("ASIA" if role else "AKIA") + secrets.token_hex(8).upper(),
+        access_key_id=("ASIA" if temporary else "AKIA") + secrets.token_hex(8).upper(),
         secret_access_key=secrets.token_urlsafe(30),
-        session_token=secrets.token_urlsafe(48) if role else None,
+        session_token=secrets.token_urlsafe(48) if temporary else None,
         expires=expires,
         arn=arn,
         identity=tuple(identity),

@@ -65,6 +65,18 @@ def test_a_grant_is_tried_under_what_its_constraint_demands(constraint: Json) ->
     assert found(CONDITIONAL, {"Constraints": constraint})[0] == {Attack.GRANT_HOLDER}
 
 
+def test_a_grant_is_tried_on_retired_models() -> None:
+    """Locks that hold for the current epoch alone leave a grant every model that was sealed before."""
+    policy = json.loads(next(case for case in CASES if case.name == "conditional-allow").text)
+    conditions = next(s["Condition"] for s in policy["Statement"] if s["Sid"] == "Unwrap")
+    lock = {"Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*"}
+    epoch = {"StringEquals": {"kms:EncryptionContext:cloister-epoch": "1"}}
+    for key, value in [pair for keys in conditions.values() for pair in keys.items() if "PCR" in pair[0]]:
+        policy["Statement"].append({**lock, "Condition": {"StringNotEquals": {key: value}, **epoch}})
+    assert found(json.dumps(policy))[0] == set()
+    assert found(json.dumps(policy), {})[0] == {Attack.GRANT_HOLDER}
+
+
 OPERATIONS = [("ReEncryptFrom",), ("ReEncryptFrom", "DescribeKey"), ("CreateGrant", "ReEncryptFrom"), ("GenerateDataKey",)]
 
 

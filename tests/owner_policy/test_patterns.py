@@ -28,7 +28,7 @@ def fits(pattern: Pattern, text: str) -> bool:
     return evaluate(condition, {"aws:principalarn": (text,)}, variables=False) is Truth.TRUE
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(_PATTERNS)
 def test_every_set_of_patterns_that_a_text_can_fit_has_a_text(drawn: list[Pattern]) -> None:
     """The sets found are exactly those of all texts there are, and each one's text fits just its set."""

@@ -154,6 +154,14 @@ def test_a_role_whose_path_its_session_does_not_say_is_cast() -> None:
     assert Attack.NO_ATTESTATION not in attacks([*LOCKS, allow])
 
 
+def test_a_principal_that_is_denied_by_name_does_not_stand_for_its_pattern() -> None:
+    """Who fits the same pattern as a role that is named and denied is tried as well."""
+    role = f"arn:aws:iam::{PARENT_ACCOUNT}:role/Ops"
+    denied = {"Effect": "Deny", "Principal": {"AWS": role}, "Action": "kms:*", "Resource": "*"}
+    spared = sparing({"ArnNotLike": {"aws:PrincipalArn": f"{role}*"}})
+    assert Attack.NO_ATTESTATION in attacks([*spared, denied, let_in({"ArnLike": {"aws:PrincipalArn": f"{role}*"}})])
+
+
 def test_callers_alike_are_tried_once() -> None:
     """Of many roles in one statement one stands for all: the attacks do not multiply with names."""
     many = [f"arn:aws:iam::{PARENT_ACCOUNT}:role/Parent{number}" for number in range(200)]
@@ -240,7 +248,7 @@ def searched(policy: Policy, text: str) -> set[Attack]:
     return found
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(_STATEMENTS)
 def test_whom_a_search_finds_admitted_lint_has_found(statements: list[Json]) -> None:
     """For policies over patterns of callers: every attack with which a search over callers succeeds is one of lint's findings."""
