@@ -326,7 +326,7 @@ class Silent(Between):
         return answer
 
 
-MANY = 2_000  # attempts, far more than fit between the first and the stop
+MANY = 100_000  # attempts of each thread: minutes of them, far more than fit between the first and the stop
 PATIENT = Bounds(piece_bytes=16_384, parallel=3, attempts=MANY, pause_seconds=0)
 
 
