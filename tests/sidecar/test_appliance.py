@@ -350,6 +350,13 @@ def test_unix_sockets_are_the_users_own(target: Target, tmp_path: Path, doors: l
     assert not os.path.exists(web)
 
 
+def over() -> asyncio.Event:
+    """A sidecar that opens after all ends at once."""
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_door_in_use_is_not_taken(target: Target, tmp_path: Path, door: str) -> None:
     """A socket that another process listens on, however busy it is, or a file that is no socket, is left alone."""
@@ -358,7 +365,7 @@ def test_a_door_in_use_is_not_taken(target: Target, tmp_path: Path, door: str) -
     settings = Settings(target=target, http=listener) if door == "http" else Settings(target=target, grpc=listener)
     path.write_text("mine")
     with pytest.raises(OSError, match="no socket"):
-        asyncio.run(serve(settings, lambda _: None, asyncio.Event()))
+        asyncio.run(serve(settings, lambda _: None, over()))
     assert path.read_text() == "mine"
     path.unlink()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as waiting:
@@ -367,7 +374,7 @@ def test_a_door_in_use_is_not_taken(target: Target, tmp_path: Path, door: str) -
         before = path.stat().st_ino
         for _ in range(2):
             with pytest.raises(OSError, match="in use"):
-                asyncio.run(serve(settings, lambda _: None, asyncio.Event()))
+                asyncio.run(serve(settings, lambda _: None, over()))
             waiting.setblocking(False)
             waiting.connect_ex(str(path))
         assert path.stat().st_ino == before
@@ -380,7 +387,7 @@ def test_a_second_sidecar_does_not_take_the_first_ones_door(target: Target, tmp_
     running.start()
     for settings in (Settings(target=target, http=web), Settings(target=target, grpc=rpc)):
         with pytest.raises(OSError, match="in use"):
-            asyncio.run(serve(settings, lambda _: None, asyncio.Event()))
+            asyncio.run(serve(settings, lambda _: None, over()))
     door = UnixConnection(str(tmp_path / "h"))
     door.request("GET", "/v2/health/live")
     assert door.getresponse().status == 200
