@@ -24,7 +24,7 @@ IMAGE = ROOT / "deploy" / "image"
 DEBS = """#!/bin/sh
 mkdir -p "$1/root"
 cp "$(dirname "$0")/../today" "$1/packages"
-cp "$1/packages" "$1/root/here"
+(cd "$1" && cp packages root/here)
 """
 MONDAY, TUESDAY = "libc6 2.41-12 aa\n", "libc6 2.41-13 bb\n"
 
