@@ -295,3 +295,13 @@ def test_wire_types_are_the_ones_asked_for() -> None:
     assert message(memoryview(b"\x08\xff\xff\xff\xff\x07")).number(1) == (1 << 31) - 1
     with pytest.raises(MalformedProtobufError):
         message(memoryview(b"\x0a\x01a\x0a\x01b")).text(1)
+
+
+@pytest.mark.parametrize("field", ["09" + "00" * 8, "0d" + "00" * 4], ids=["64 bits", "32 bits"])
+def test_a_number_of_fixed_size_is_not_read_as_a_varint(field: str) -> None:
+    """Neither as a number nor as one of several, also beside a good one."""
+    for data in (field, field + "0801", "0801" + field):
+        read = message(memoryview(bytes.fromhex(data)))
+        for of in (read.number, read.numbers):
+            with pytest.raises(MalformedProtobufError):
+                of(1)
