@@ -120,16 +120,16 @@ class Client:
 
     async def _request(self, pieces: Sequence[Octets], *, repeatable: bool) -> tuple[Message, AttestationResult]:
         """Send and wait; once again by itself where nothing was sent, or where the request may be repeated."""
+        lost: SessionLostError | None = None  # the request may have run
         for again in (True, False):
             try:
                 session = await self._session()
                 answer, result = await self._exchange(session, pieces)
-            except UnreachableError:
-                if not again:
-                    raise
-            except SessionLostError as error:
-                if not again or (error.sent and not repeatable):
-                    raise
+            except (UnreachableError, SessionLostError) as error:
+                sent = error if isinstance(error, SessionLostError) and error.sent else None
+                if not again or (sent and not repeatable):
+                    raise sent or lost or error from None
+                lost = sent
             else:
                 if answer.status not in _NOT_TAKEN or not again:
                     return answer, result

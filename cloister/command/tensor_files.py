@@ -4,10 +4,15 @@ from collections.abc import Mapping, Sequence
 import csv
 import io
 import json
+import lzma
 import math
 from pathlib import Path
 import re
+import struct
+import tokenize
 from typing import Any
+import zipfile
+import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +29,11 @@ _DTYPES: dict[str, Any] = {
     "INT16": np.int16, "INT32": np.int32, "INT64": np.int64, "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
     "BYTES": np.object_,
 }  # fmt: skip
+# What the readers of these formats raise for what is none: numpy's for .npy, zipfile and its decompressors for .npz, csv.
+_UNREADABLE = (
+    ValueError, TypeError, KeyError, OverflowError, MemoryError, EOFError, OSError, RuntimeError, SyntaxError, csv.Error, struct.error,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|nan|inf(inity)?)(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -46,23 +56,24 @@ def read(path: Path, inputs: Sequence[Mapping[str, Any]], *, name: str | None, c
 
 
 def _load(path: Path) -> dict[str | None, Any]:
-    try:
-        match path.suffix:
-            case ".npy":
-                return {None: np.load(path, allow_pickle=False)}
-            case ".npz":
-                with np.load(path, allow_pickle=False) as archive:
-                    return {key: archive[key] for key in archive.files}
-            case ".csv":
-                return {None: _rows(path.read_text(encoding="utf-8-sig"))}
-        return _objects(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, EOFError, RecursionError, csv.Error):
-        raise UsageError(f"{path} is no {path.suffix} file, or holds Python objects") from None
+    with path.open("rb") as stream:  # what cannot be opened is the system's error, whatever follows the file's
+        try:
+            match path.suffix:
+                case ".npy":
+                    return {None: np.load(stream, allow_pickle=False)}
+                case ".npz":
+                    with np.load(stream, allow_pickle=False) as archive:
+                        return {key: archive[key] for key in archive.files}
+                case ".csv":
+                    return {None: _rows(stream.read().decode("utf-8-sig"))}
+            return _objects(json.loads(stream.read().decode("utf-8")))
+        except _UNREADABLE:
+            raise UsageError(f"{path} is no {path.suffix} file, or holds Python objects") from None
 
 
 def _rows(text: str) -> list[list[str]]:
     """The rows of a CSV; a first one that holds a word is a heading. Raises: ValueError."""
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    rows = [row for row in csv.reader(io.StringIO(text, newline=None)) if row]
     if len(rows) > 1 and not all(_NUMBER.fullmatch(cell.strip()) for cell in rows[0]):
         rows = rows[1:]
     if not rows or any(len(row) != len(rows[0]) for row in rows):

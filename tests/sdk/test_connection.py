@@ -310,6 +310,26 @@ def test_sent_requests_are_repeated_only_where_allowed(tmp_path: Path, repeatabl
     run(work())
 
 
+def test_what_may_have_run_is_told_as_that(tmp_path: Path) -> None:
+    """A request that left, on a session that broke, is lost, not unreachable, though the appliance is gone by then."""
+
+    async def work() -> None:
+        async with appliance(tmp_path) as there, client(there.path) as caller:
+
+            async def die(_: Message) -> list[Octets]:
+                Path(str(there.path).removeprefix("unix:")).unlink()
+                await cut_off(there)
+                return encode(json=b"{}")
+
+            there.answer = die
+            with pytest.raises(SessionLostError) as lost:
+                await asked(caller, repeatable=True)
+            assert lost.value.sent
+            assert 1 == len(there.paths)
+
+    run(work())
+
+
 @pytest.mark.parametrize("code", [Code.SHUTTING_DOWN, Code.SESSION_EXPIRED, Code.SESSION_IDLE])
 def test_ended_by_the_enclave(tmp_path: Path, code: Code) -> None:
     """A session that the enclave ends is replaced with the next request; one under way is still answered on the old one."""

@@ -1,5 +1,7 @@
 """Files that `cloister infer` reads and writes."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,33 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, suffix: str, data: 
     except UsageError:
         return
     assert all(isinstance(array, np.ndarray | Raw) for array in found.values())
+
+
+def _saved(how: Any) -> bytes:
+    out = io.BytesIO()
+    how(out)
+    return out.getvalue()
+
+
+GOOD = {
+    ".npy": [_saved(lambda out: np.save(out, ROWS))],
+    ".npz": [_saved(lambda out: np.savez(out, x=ROWS)), _saved(lambda out: np.savez_compressed(out, x=ROWS, y=ROWS))],
+}
+
+
+@pytest.mark.parametrize("suffix", GOOD)
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_damage(tmp_path_factory: pytest.TempPathFactory, suffix: str, data: st.DataObject) -> None:
+    """A good file with bytes changed, cut or put in: arrays, or our error."""
+    damaged = bytearray(data.draw(st.sampled_from(GOOD[suffix])))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at, new = data.draw(st.integers(0, len(damaged))), data.draw(st.binary(max_size=4))
+        damaged[at : at + data.draw(st.integers(0, 4))] = new
+    path = tmp_path_factory.getbasetemp() / f"damaged{suffix}"
+    path.write_bytes(damaged)
+    with contextlib.suppress(UsageError):
+        assert all(isinstance(array, np.ndarray | Raw) for array in read(path).values())
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".json", ".csv"])
