@@ -124,6 +124,11 @@ class Client:
         for again in (True, False):
             try:
                 session = await self._session()
+            except CloisterError as error:
+                if again and isinstance(error, UnreachableError | SessionLostError):
+                    continue
+                raise lost or error from None
+            try:
                 answer, result = await self._exchange(session, pieces)
             except (UnreachableError, SessionLostError) as error:
                 sent = error if isinstance(error, SessionLostError) and error.sent else None

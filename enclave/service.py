@@ -39,6 +39,7 @@ DRAIN_SECONDS = 10.0
 # What all sessions together may hold: as much as so many that do not read their answers, or so many of the largest requests.
 BUFFERED_SESSIONS = 8
 BUFFERED_REQUESTS = 2
+PADDING_MAX = 1 << 20  # of answers that belong to no model: nobody pays a quota for those
 JSON_ALLOWANCE = 1 << 20  # header, path and JSON beside the tensors of the largest request
 _MODEL_PATH = re.compile(r"/v2/models/(?P<id>[^/]+)(/versions/(?P<version>[^/]+))?(/(?P<action>infer|ready))?")
 
@@ -119,7 +120,7 @@ class Service:
 
     @property
     def _largest_padding(self) -> int:
-        return max(entry.answer_padding or 0 for entry in self._entries)
+        return min(PADDING_MAX, max(entry.answer_padding or 0 for entry in self._entries))
 
     def _visible(self, caller: Caller) -> list[Served]:
         return [entry for entry in self._entries if caller.models is None or entry.id in caller.models]
@@ -190,10 +191,12 @@ def terms_of(signed: SignedManifest) -> Terms:
 
 
 def memory_of(manifest: Manifest, terms: Terms) -> int:
-    """Bytes that all sessions together may hold: enough for any one request, and for what its pipeline keeps between steps."""
+    """Bytes that all sessions together may hold: enough for any one request, what its pipeline keeps, and its answer."""
     answers = {(model.id, model.version): model.runtime.answer_bytes for model in manifest.models}
     kept = max((sum(answers[step.model, step.version] for step in pipeline.steps) for pipeline in manifest.pipelines), default=0)
-    return max(BUFFERED_SESSIONS * terms.limits.unsent_bytes, BUFFERED_REQUESTS * (terms.request_bytes + kept))
+    served: list[Served] = [*manifest.models, *manifest.pipelines]
+    answer = padded(max(*answers.values(), *(entry.answer_padding or 0 for entry in served)) + JSON_ALLOWANCE)
+    return max(BUFFERED_SESSIONS * terms.limits.unsent_bytes, BUFFERED_REQUESTS * (terms.request_bytes + kept + answer))
 
 
 async def _refresh_clock(clock: TrustedClock) -> None:

@@ -79,6 +79,9 @@ class _Download:
             except SourceError as failure:
                 deque(missing, maxlen=0)
                 return failure
+            except Exception as error:  # noqa: BLE001 - a defect must not cancel the others, whose threads would go on writing
+                deque(missing, maxlen=0)
+                return unavailable(f"{self._name}: {type(error).__name__}")
             self._done.add(piece)
             self._tell()
         return None

@@ -36,6 +36,7 @@ class StatusService:
         self.boot_failures = 0
         self.counters: dict[Counter, int] = dict.fromkeys(Counter, 0)
         self.reports = 0
+        self._enclaves = 0  # how many are gone: what is still read from one of them revives nothing
 
     @property
     def serving(self) -> bool:
@@ -45,10 +46,12 @@ class StatusService:
     def reset(self) -> None:
         """The enclave is gone; what it said last holds no more."""
         self.stage = self.failure = None
+        self._enclaves += 1
 
     async def handle(self, stream: socket.socket) -> None:
         """Read reports until the connection ends."""
         frames = FrameStream(stream, seconds=self._seconds)
+        enclave = self._enclaves
         try:
             for _ in range(FRAMES_MAX):
                 frame = await frames.next(FeedType.BOOT_REPORT, FeedType.COUNTERS)
@@ -58,7 +61,9 @@ class StatusService:
                     self._report(decode_boot_report(frame[HEADER_BYTES:]))
                 else:
                     self.counters = decode_counters(frame[HEADER_BYTES:])
-                    if self.stage is None:  # counters come from an enclave that serves: it did when this parent started
+                    if (
+                        self.stage is None and enclave == self._enclaves
+                    ):  # counters come from an enclave that serves: it did when this parent started
                         self._report(BootReport(stage=Stage.SERVING))
         except (WireError, TimeoutError):
             return

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from attestation import AttestationError, AttestationResult, ReferenceValues, Root, evaluate
 from cloister.api import Client
 from cloister.connection import Opening
-from cloister.errors import CloisterError, SessionLostError, SessionRefusedError, UnreachableError
+from cloister.errors import CloisterError, DeadlineError, EvidenceRefusedError, SessionLostError, SessionRefusedError, UnreachableError
 from cloister.session import CallerIdentity
 from cloister.sidecar.metrics import Metrics
 from wire.endpoint import Endpoint
@@ -99,6 +99,8 @@ class Appliance:
                 if not self._again(error, lost) or loop.time() + pause >= end:
                     raise sent or lost or error from None
                 lost = lost or sent
+            except (EvidenceRefusedError, DeadlineError) as error:
+                raise lost or error from None
             attempt += 1
             self._metrics.count("retries")
             await asyncio.sleep(pause)

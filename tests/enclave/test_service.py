@@ -21,7 +21,7 @@ from tests.session.world import an_enclave
 from tests.wire.examples import OWNER, a_manifest, key
 from wire.errors import Code
 from wire.manifest import Limits, Model, encode, open_envelope, sign
-from wire.message import Message, decode
+from wire.message import Message, decode, padded
 
 ANYONE = Caller(account=None, models=None, quota=None, seconds=60)
 
@@ -99,6 +99,32 @@ def test_any_one_request_fits() -> None:
     alone = memory_of(replace(manifest, pipelines=()), terms)
     assert alone >= 2 * terms.request_bytes
     assert memory_of(manifest, terms) >= 2 * (terms.request_bytes + sum(model.runtime.answer_bytes for model in manifest.models)) > alone
+
+
+def test_any_one_answer_fits() -> None:
+    """Neither the largest answer of a model nor the widest padding is ever refused for want of memory on an idle enclave."""
+    manifest = a_manifest(limits=Limits(unsent_bytes=1 << 20), pipelines=())
+    small = replace(manifest.models[0], runtime=replace(manifest.models[0].runtime, request_bytes=1 << 20, answer_bytes=1 << 20))
+    for changes in ({"answer_padding": 64 << 20}, {"runtime": replace(small.runtime, answer_bytes=64 << 20)}):
+        made = replace(manifest, models=(replace(small, **changes),))
+        assert Memory(memory_of(made, terms_of(open_envelope(sign(encode(made), key(OWNER)))))).take(padded(65 << 20))
+
+
+def test_what_belongs_to_no_model_is_padded_within_reason() -> None:
+    """Up to a mebibyte, whatever a model's padding is: no quota pays for it."""
+    manifest = a_manifest(pipelines=())
+    wide = replace(manifest, models=(replace(manifest.models[0], answer_padding=64 << 20),))
+    memory = Memory(1 << 30)
+    service = Service(
+        manifest=wide,
+        host=cast("ModelHost", Watching(memory, Code.OK)),
+        quotas=Quotas(clock=lambda: 0.0),
+        memory=memory,
+        count=lambda _: None,
+    )
+    message = Message(id=1, status=0, path="/v2/health/live", json=memoryview(b""), tensors=memoryview(b""), deadline_ms=0)
+    pieces = asyncio.run(service.answer(message, ANYONE))
+    assert 1 << 19 < sum(memoryview(piece).nbytes for piece in pieces) <= padded(1 << 20)
 
 
 def test_a_buffer_that_the_machine_refuses_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -312,6 +312,25 @@ def test_a_full_disk_is_said(s3: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(set(between.asked)) == len(between.asked)
 
 
+def test_a_defect_leaves_no_thread_that_writes(s3: Any, tmp_path: Path) -> None:
+    """An error of no expected kind fails the download as any other does, after the pieces under way, and closing waits for them."""
+    writing = threading.Event()
+
+    def odd(number: int, range_: str, data: bytes) -> Body:
+        if range_.startswith("bytes=0-"):
+            writing.wait()
+            return Body(b"", ZeroDivisionError())
+        writing.set()
+        return Body(data)
+
+    async def work(source: S3Source) -> None:
+        with pytest.raises(SourceError) as caught:
+            await fetched(source)
+        assert caught.value.reason is FeedError.UNAVAILABLE
+
+    run(lambda: S3Source(Between(s3, odd), BUCKET, "p", tmp_path, bounds=BOUNDS), work)
+
+
 class Silent(Between):
     """Never gives a byte: each connection is silent for as long as one may be, and breaks."""
 

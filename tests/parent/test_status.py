@@ -1,5 +1,6 @@
 """The enclave's voice: stages and boot failures reach the operator's log, once each, with where to read on."""
 
+import asyncio
 import logging
 import socket
 
@@ -35,6 +36,25 @@ def test_every_boot_failure_is_logged_with_name_code_text_and_anchor(failure: Bo
     assert f"boot_failure={failure.name} code={failure.value}: {BOOT_TABLE[failure].text}" in line
     assert f"docs/operate.md#{failure.name.lower().replace('_', '-')}" in line
     assert ("ten minutes" in explain(failure)) is BOOT_TABLE[failure].retried
+
+
+def test_what_a_dead_enclave_said_revives_nothing() -> None:
+    """Counters read after their enclave was found gone leave stage and last failure as they are."""
+
+    async def body() -> StatusService:
+        service = StatusService(idle_seconds=20)
+        stream, task = await served(service.handle)
+        await send(stream, encode_boot_report(BootReport(stage=Stage.COLD, failure=BootFailure.INTERNAL)))
+        while service.reports < 1:
+            await asyncio.sleep(0)
+        service.reset()
+        await send(stream, encode_counters({Counter.REQUESTS: 1}))
+        stream.close()
+        await task
+        return service
+
+    service = run(body())
+    assert (service.stage, service.serving, service.last_failure) == (None, False, BootFailure.INTERNAL)
 
 
 def test_stages_and_counters_are_kept() -> None:

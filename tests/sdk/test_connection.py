@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from attestation.errors import AttestationError
+from attestation.checks import Check
+from attestation.errors import AttestationError, UntrustedEvidenceError
 from cloister.api import Client
 from cloister.connection import Opening
 from cloister.errors import (
@@ -326,6 +327,30 @@ def test_what_may_have_run_is_told_as_that(tmp_path: Path) -> None:
                 await asked(caller, repeatable=True)
             assert lost.value.sent
             assert 1 == len(there.paths)
+
+    run(work())
+
+
+def test_refused_evidence_does_not_hide_what_may_have_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the second session shows evidence that is refused, a request that left on the first is lost, not unsent."""
+
+    async def work() -> None:
+        async with appliance(tmp_path) as there, client(there.path) as caller:
+
+            async def refused() -> Any:
+                raise EvidenceRefusedError(UntrustedEvidenceError(Check.COSE_SIGNATURE))
+
+            async def die(_: Message) -> list[Octets]:
+                monkeypatch.setattr(caller, "_session", refused)
+                await cut_off(there)
+                return encode(json=b"{}")
+
+            there.answer = die
+            with pytest.raises(SessionLostError) as lost:
+                await asked(caller, repeatable=True)
+            assert lost.value.sent
+            with pytest.raises(EvidenceRefusedError):
+                await asked(caller, repeatable=True)
 
     run(work())
 

@@ -17,8 +17,18 @@ from typing import Any
 import grpc
 import pytest
 
+from attestation.checks import Check
+from attestation.errors import UntrustedEvidenceError
 from cloister.command.sidecar import Identity
-from cloister.errors import EvidenceRefusedError, RequestRefusedError, SessionLostError, UnreachableError
+from cloister.errors import (
+    CloisterError,
+    DeadlineError,
+    EvidenceRefusedError,
+    RequestRefusedError,
+    SessionLostError,
+    SessionRefusedError,
+    UnreachableError,
+)
 from cloister.identity import write_key
 from cloister.sidecar import inference_pb2 as pb
 from cloister.sidecar import listen
@@ -30,6 +40,7 @@ from tests.sidecar import appliance_models
 from tests.sidecar.conftest import TOKEN, Running, Sidecar, target_of
 from wire.endpoint import Tcp, Unix, parse
 from wire.errors import Code
+from wire.message import Message
 
 SPIN = {"name": "n", "datatype": "INT64", "shape": [], "data": [300_000]}
 BODY = json.dumps({"inputs": [{"name": n, "datatype": "FP32", "shape": [1], "data": [1]} for n in "ab"]}).encode()
@@ -197,6 +208,30 @@ def test_what_may_have_run_is_sent_once_more_at_most(
     asyncio.run(run())
     recorder.close()
     assert recorder.cuts == times
+
+
+@pytest.mark.parametrize(
+    "second",
+    [EvidenceRefusedError(UntrustedEvidenceError(Check.COSE_SIGNATURE)), DeadlineError(), SessionRefusedError(Code.CREDENTIAL_EXPIRED)],
+)
+def test_a_second_try_does_not_hide_the_first(target: Target, monkeypatch: pytest.MonkeyPatch, second: CloisterError) -> None:
+    """Whatever meets the repetition, the request that left is told as lost; alone that error is told as it is."""
+
+    async def run(*outcomes: CloisterError) -> CloisterError:
+        appliance, left = Appliance(target, Metrics()), list(outcomes)
+
+        async def once(*_: object) -> Message:
+            raise left.pop(0)
+
+        monkeypatch.setattr(appliance, "_once", once)
+        with pytest.raises(CloisterError) as told:
+            await appliance.call("/v2", seconds=5)
+        await appliance.close()
+        return told.value
+
+    first = SessionLostError(sent=True)
+    assert asyncio.run(run(first, second)) is first
+    assert asyncio.run(run(second)) is second
 
 
 def test_what_may_have_run_is_never_told_as_not_sent(serving: appliance_models.Serving, target: Target) -> None:
