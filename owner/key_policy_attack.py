@@ -7,6 +7,7 @@ with real attestation documents.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import combinations
 
 from owner.key_policy_cast import Caller, Cast
 from owner.key_policy_metadata import Metadata
@@ -89,12 +90,18 @@ class Plan:
     """It starts from something that nobody has checked, such as an existing grant."""
 
 
-def _decrypts(callers: Callers, subject: Subject, changes: list[dict[int, str | None]], guard: Guard = Guard.NONE) -> list[Plan]:
+def _decrypts(
+    callers: Callers,
+    subject: Subject,
+    changes: list[dict[int, str | None]],
+    guard: Guard = Guard.NONE,
+    contexts: Iterable[Mapping[str, str]] | None = None,
+) -> list[Plan]:
     """Decrypt from an enclave that differs from a right one by each of `changes` (None: the PCR is not locked)."""
     plans = []
     for caller in callers:
         for enclave in subject.enclaves:
-            for context in subject.targets:
+            for context in subject.targets if contexts is None else contexts:
                 for change in changes:
                     merged = {**enclave, **change}
                     pcrs = {index: value for index, value in merged.items() if value is not None}
@@ -110,25 +117,36 @@ def _zeros(subject: Subject) -> dict[int, str | None]:
     return {**dict.fromkeys((0, 1, 2), ZERO), **({8: ZERO} if 8 in subject.wrong_pcrs else {})}
 
 
-def _unlike(subject: Subject) -> dict[int, str | None]:
-    return {index: values[0] for index, values in subject.wrong_pcrs.items()}
+def _mixtures(subject: Subject) -> list[dict[int, str | None]]:
+    """Two PCRs wrong together, or more, up to all that the policy knows: locks may hold only while others do."""
+    known = subject.wrong_pcrs
+    subsets = (some for size in range(2, len(known) + 1) for some in combinations(known, size))
+    return [{index: known[index][0] for index in some} for some in subsets]
 
 
 def _wrong(callers: Callers, subject: Subject, index: int) -> list[Plan]:
-    """One PCR is wrong, or it and all others that the policy knows: an image that has nothing to do with the right one."""
-    return _decrypts(callers, subject, [*_changes(subject, index), _unlike(subject)])
+    """One PCR is wrong, alone or with others; the latter also under a retired epoch."""
+    mixed = [change for change in _mixtures(subject) if index in change]
+    plans = _decrypts(callers, subject, [*_changes(subject, index), *mixed])
+    retired = [{**context, "cloister-epoch": epoch} for context in subject.targets for epoch in subject.old_epochs]
+    return plans + _decrypts(callers, subject, [*_changes(subject, index)[:1], *mixed], contexts=retired)
 
 
 def thefts(caller: Caller, subject: Subject, contexts: Iterable[Mapping[str, str]], *, granted: bool = False) -> list[Step]:
     """Every Decrypt that nobody ought to get: without attestation, from enclaves that are wrong in any way."""
     wrong = [change for index in subject.wrong_pcrs for change in _changes(subject, index)]
-    changed = [{**subject.enclaves[0], **change} for change in (*wrong, _unlike(subject), _zeros(subject))]
+    changed = [{**subject.enclaves[0], **change} for change in (*wrong, *_mixtures(subject), _zeros(subject))]
     evidence = [None, *({index: value for index, value in pcrs.items() if value is not None} for pcrs in changed)]
     return [step(caller, "Decrypt", context, pcrs, granted=granted) for context in contexts for pcrs in evidence]
 
 
-# What a grant may be made for: to decrypt, alone or beside something harmless, to re-encrypt, to have data keys.
-_OPERATIONS = (("Decrypt",), ("Decrypt", "DescribeKey"), ("ReEncryptFrom",), ("GenerateDataKey",))
+# What a grant may be made for: to decrypt, to re-encrypt, to have data keys; each alone, beside something harmless, beside all of it.
+_HARMLESS = ("Encrypt", "ReEncryptTo", "DescribeKey", "RetireGrant", "GetPublicKey", "Sign", "Verify", "GenerateMac", "VerifyMac")
+_OPERATIONS = tuple(
+    (wanted, *beside)
+    for wanted in ("Decrypt", "ReEncryptFrom", "GenerateDataKey")
+    for beside in ((), *((one,) for one in _HARMLESS), _HARMLESS)
+)
 
 
 def delegations(caller: Caller, cast: Cast, subject: Subject, operations: Iterable[tuple[str, ...]] = _OPERATIONS) -> list[Plan]:

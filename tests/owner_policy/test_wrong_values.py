@@ -5,6 +5,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import pytest
 
 from owner.key_policy_attack import Attack, Step
 from owner.key_policy_cast import EVERYTHING, Caller
@@ -90,3 +91,52 @@ def test_the_wrong_value_that_a_search_finds_let_through_lint_has_found(pcr0: Js
         step = Step(caller=PARENTS, action="kms:Decrypt", pcrs=pcrs, context=context, keys={})
         if decide(policy, request(step, ARN, False)).allowed:
             assert attack in found
+
+
+def _locked(*left_out: str, more: list[Json]) -> set[Attack]:
+    """What is released of the policy with other locks in the place of some."""
+    kept = [statement for statement in json.loads(POLICY)["Statement"] if statement["Sid"] not in left_out]
+    lock = {"Effect": "Deny", "Principal": {"AWS": "*"}, "Action": ["kms:Decrypt"], "Resource": "*"}
+    policy = parse(json.dumps({"Statement": [*kept, *({**lock, "Condition": condition} for condition in more)]}))
+    return set(matrix(policy, metadata=KEY).released)
+
+
+def test_locks_of_two_registers_that_hold_one_at_a_time_are_found() -> None:
+    """The parent's own kernel around the right application: two registers wrong together, the others right."""
+    one, other = (f"kms:RecipientAttestation:PCR{n}" for n in (0, 1))
+    more = [
+        {"StringNotEquals": {one: RIGHT[0]}, "StringEquals": {other: RIGHT[1]}},
+        {"StringNotEquals": {other: RIGHT[1]}, "StringEquals": {one: RIGHT[0]}},
+        {"Null": {one: "true"}},
+    ]
+    assert {Attack.WRONG_PCR0, Attack.WRONG_PCR1} <= _locked("UnlessPCR0", "UnlessPCR1", more=more)
+
+
+def test_a_register_and_an_epoch_that_lock_one_at_a_time_are_found() -> None:
+    """A wrong image that asks under a retired epoch."""
+    pcr0, epoch = "kms:RecipientAttestation:PCR0", "kms:EncryptionContext:cloister-epoch"
+    more = [
+        {"StringNotEquals": {pcr0: RIGHT[0]}, "StringEquals": {epoch: "1"}},
+        {"StringNotEquals": {epoch: "1"}, "StringEquals": {pcr0: RIGHT[0]}},
+        {"Null": {pcr0: "true"}},
+    ]
+    assert Attack.WRONG_PCR0 in _locked("UnlessPCR0", "UnlessEpoch", more=more)
+
+
+@pytest.mark.parametrize("beside", ["Encrypt", "RetireGrant", "DescribeKey", "Decrypt"])
+def test_a_grant_of_something_harmless_beside_is_found(beside: str) -> None:
+    """Grants that must be for one harmless thing at least may be for decryption too."""
+    statements = json.loads(POLICY)["Statement"]
+    kept = [s for s in statements if s["Sid"] not in ("NoEscape", "Unwrap") and not s["Sid"].startswith("Unless")]
+    locks = {f"kms:RecipientAttestation:PCR{n}": value for n, value in RIGHT.items()}
+    context = {"kms:EncryptionContext:cloister-epoch": "1", "kms:EncryptionContext:cloister-owner": OWNER}
+    unwrap = next(s for s in statements if s["Sid"] == "Unwrap") | {"Condition": {"StringEquals": {**locks, **context}}}
+    grants = {
+        "Effect": "Allow",
+        "Principal": {"AWS": PARENT},
+        "Action": "kms:CreateGrant",
+        "Resource": "*",
+        "Condition": {"ForAnyValue:StringEquals": {"kms:GrantOperations": [beside]}},
+    }
+    closed, opened = (matrix(parse(json.dumps({"Statement": [*kept, unwrap, *more]})), metadata=KEY) for more in ((), (grants,)))
+    assert (Attack.GRANT_HOLDER in closed.released, Attack.GRANT_HOLDER in opened.released) == (False, True)
