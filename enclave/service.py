@@ -196,7 +196,8 @@ def memory_of(manifest: Manifest, terms: Terms) -> int:
     kept = max((sum(answers[step.model, step.version] for step in pipeline.steps) for pipeline in manifest.pipelines), default=0)
     served: list[Served] = [*manifest.models, *manifest.pipelines]
     answer = padded(max(*answers.values(), *(entry.answer_padding or 0 for entry in served)) + JSON_ALLOWANCE)
-    return max(BUFFERED_SESSIONS * terms.limits.unsent_bytes, BUFFERED_REQUESTS * (terms.request_bytes + kept + answer))
+    one = terms.request_bytes + kept
+    return max(BUFFERED_SESSIONS * terms.limits.unsent_bytes, BUFFERED_REQUESTS * one, one + answer)
 
 
 async def _refresh_clock(clock: TrustedClock) -> None:
